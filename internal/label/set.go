@@ -1,0 +1,120 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package label
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"strings"
+)
+
+// Set is a list of labels, sorted by source and key, with at most one label per
+// source and key. The zero value is the empty set.
+type Set []Label
+
+// NewSet returns the labels as a sorted set; of two labels with the same source
+// and key the later one wins.
+func NewSet(labels ...Label) Set {
+	byKey := make(map[string]Label, len(labels))
+	for _, l := range labels {
+		byKey[l.FullKey()] = l
+	}
+	set := make(Set, 0, len(byKey))
+	for _, l := range byKey {
+		set = append(set, l)
+	}
+	slices.SortFunc(set, func(a, b Label) int {
+		return cmp.Or(cmp.Compare(a.Source, b.Source), cmp.Compare(a.Key, b.Key))
+	})
+	return set
+}
+
+// ParseSet parses each text as Parse does.
+func ParseSet(texts []string) (Set, error) {
+	labels := make([]Label, 0, len(texts))
+	for _, text := range texts {
+		l, err := Parse(text)
+		if err != nil {
+			return nil, err
+		}
+		labels = append(labels, l)
+	}
+	return NewSet(labels...), nil
+}
+
+// FromMap makes a set of one source from a key to value map, as container
+// runtimes report labels. Labels that cannot be expressed are an error.
+func FromMap(source string, values map[string]string) (Set, error) {
+	labels := make([]Label, 0, len(values))
+	for key, value := range values {
+		l := Label{Source: source, Key: key, Value: value}
+		if err := l.validate(); err != nil {
+			return nil, fmt.Errorf("label %q: %w", key, err)
+		}
+		labels = append(labels, l)
+	}
+	return NewSet(labels...), nil
+}
+
+// Reserved returns the set {reserved:name}.
+func Reserved(name string) Set {
+	return Set{{Source: SourceReserved, Key: name}}
+}
+
+// Strings returns every label's text, in order.
+func (s Set) Strings() []string {
+	texts := make([]string, len(s))
+	for i, l := range s {
+		texts[i] = l.String()
+	}
+	return texts
+}
+
+// Key returns the text that names this set in the key-value store:
+// "source:key=value;" for every label, sorted.
+func (s Set) Key() string {
+	var b strings.Builder
+	for _, l := range s {
+		b.WriteString(l.Source)
+		b.WriteByte(':')
+		b.WriteString(l.Key)
+		b.WriteByte('=')
+		b.WriteString(l.Value)
+		b.WriteByte(';')
+	}
+	return b.String()
+}
+
+// ParseKey is the inverse of Key. It fails on text that Key cannot produce.
+func ParseKey(text string) (Set, error) {
+	var labels []Label
+	for part := range strings.SplitSeq(strings.TrimSuffix(text, ";"), ";") {
+		l, err := Parse(part)
+		if err != nil {
+			return nil, fmt.Errorf("label set %q: %w", text, err)
+		}
+		labels = append(labels, l)
+	}
+	set := NewSet(labels...)
+	if set.Key() != text {
+		return nil, fmt.Errorf("label set %q: not in canonical form, expected %q", text, set.Key())
+	}
+	return set, nil
+}
+
+// Get returns the first label that the selector key matches; see KeyMatches.
+func (s Set) Get(source, key string) (Label, bool) {
+	for _, l := range s {
+		if l.KeyMatches(source, key) {
+			return l, true
+		}
+	}
+	return Label{}, false
+}
+
+// Equal reports whether both sets hold the same labels.
+func (s Set) Equal(other Set) bool { return slices.Equal(s, other) }
+
+// String returns the labels separated by blanks, for people.
+func (s Set) String() string { return strings.Join(s.Strings(), " ") }
