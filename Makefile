@@ -1,0 +1,158 @@
+# SPDX-License-Identifier: Apache-2.0
+#
+# Everything that a developer or CI runs has a target here; `make` lists them.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DELETE_ON_ERROR:
+.DEFAULT_GOAL := help
+
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
+
+# Where `make install` puts things. DESTDIR is for packagers.
+PREFIX      ?= /usr/local
+DESTDIR     ?=
+CNI_BIN_DIR ?= /opt/cni/bin
+UNIT_DIR    ?= /etc/systemd/system
+
+GO         ?= go
+GOFLAGS_IN := -trimpath -ldflags "-X cilium.local/cilium/internal/version.version=$(VERSION)"
+BIN        := $(CURDIR)/build/bin
+TOOLS      := $(CURDIR)/build/tools
+PROGRAMS   := $(notdir $(patsubst %/,%,$(wildcard cmd/*/)))
+
+CLANG      ?= clang-19
+LLVM_STRIP ?= llvm-strip-19
+FORMAT_C   ?= clang-format-19
+
+# vmlinux.h is the kernel's own text, so it is neither formatted nor warned about.
+BPF_SOURCES := $(wildcard bpf/*.c)
+BPF_HEADERS := $(shell find bpf -name '*.h' 2>/dev/null)
+BPF_FORMAT  := $(shell find bpf -name '*.[ch]' ! -name 'vmlinux*.h' 2>/dev/null)
+OBJECT_DIR  := internal/datapath/prog/objects
+BPF_OBJECTS := $(patsubst bpf/%.c,$(OBJECT_DIR)/%.o,$(BPF_SOURCES))
+BPF_CFLAGS  := -O2 -g -std=gnu11 -target bpf -mcpu=v3 \
+	-Wall -Werror -Wno-missing-declarations \
+	-ffile-prefix-map=$(CURDIR)/= -fdebug-compilation-dir=. \
+	-Ibpf -isystem bpf/include -isystem /usr/include/$(shell uname -m)-linux-gnu
+
+# Packages under test/ run whole nodes, so they run one after the other; all
+# others run side by side. FUZZTIME is per fuzz target.
+ALL_PACKAGES = $(shell $(GO) list ./...)
+E2E_PACKAGES = $(filter cilium.local/cilium/test/%,$(ALL_PACKAGES))
+OTHERS       = $(filter-out $(E2E_PACKAGES),$(ALL_PACKAGES))
+FUZZTIME ?= 30s
+TESTFLAGS ?=
+
+##@ Build
+
+.PHONY: help
+help: ## List the targets
+	@awk 'BEGIN { FS = ":.*## " } /^##@/ { printf "\n%s\n", substr($$0, 5) } \
+		/^[a-z-]+:.*## / { printf "  %-11s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+.PHONY: setup
+setup: ## Install what the build needs, from Debian's packages (quick when it is there)
+	@tools/setup build
+
+.PHONY: gen
+gen: $(BPF_OBJECTS) ## Compile the BPF programs that the agent embeds
+
+$(OBJECT_DIR)/%.o: bpf/%.c $(BPF_HEADERS) Makefile
+	@mkdir -p $(@D)
+	$(CLANG) $(BPF_CFLAGS) -c $< -o $@.tmp
+	$(LLVM_STRIP) -g $@.tmp
+	@mv $@.tmp $@
+
+.PHONY: generate
+generate: ## Write the committed generated Go files again
+	$(GO) generate ./...
+
+.PHONY: build
+build: gen ## Compile all programs into build/bin
+	$(GO) build $(GOFLAGS_IN) -o $(BIN)/ $(addprefix ./cmd/,$(PROGRAMS))
+
+.PHONY: install
+install: build ## Install programs and systemd units (PREFIX, DESTDIR); enables nothing
+	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(CNI_BIN_DIR) $(DESTDIR)$(UNIT_DIR) $(DESTDIR)$(PREFIX)/share/cilium
+	for p in $(filter-out cilium-cni,$(PROGRAMS)); do install -m 755 $(BIN)/$$p $(DESTDIR)$(PREFIX)/bin/$$p; done
+	install -m 755 $(BIN)/cilium-cni $(DESTDIR)$(CNI_BIN_DIR)/cilium-cni
+	for u in deploy/systemd/*.service; do \
+		sed 's|/usr/local/bin/|$(PREFIX)/bin/|g' $$u >$(DESTDIR)$(UNIT_DIR)/$${u##*/}; \
+	done
+	install -m 644 deploy/cni/05-cilium.conflist $(DESTDIR)$(PREFIX)/share/cilium/05-cilium.conflist
+
+.PHONY: uninstall
+uninstall: ## Remove what install put there; state and kernel objects stay (see: cilium cleanup)
+	for p in $(filter-out cilium-cni,$(PROGRAMS)); do rm -f $(DESTDIR)$(PREFIX)/bin/$$p; done
+	rm -f $(DESTDIR)$(CNI_BIN_DIR)/cilium-cni
+	for u in deploy/systemd/*.service; do rm -f $(DESTDIR)$(UNIT_DIR)/$${u##*/}; done
+	rm -rf $(DESTDIR)$(PREFIX)/share/cilium
+
+.PHONY: clean
+clean: ## Remove everything that was built
+	rm -rf build $(OBJECT_DIR)/*.o $(OBJECT_DIR)/*.tmp
+
+##@ Check
+
+.PHONY: unit
+unit: gen ## Run the quick tests (no root needed)
+	$(GO) test -short $(TESTFLAGS) ./...
+
+.PHONY: test
+test: ## Set up, build and run all tests; as root also those on a real kernel and Docker
+	tools/setup build docker
+	$(MAKE) build check
+	$(GO) vet ./...
+	CILIUM_BIN_DIR=$(BIN) $(GO) test -count=1 -timeout 20m $(TESTFLAGS) $(OTHERS)
+	$(if $(E2E_PACKAGES),CILIUM_BIN_DIR=$(BIN) $(GO) test -count=1 -p 1 -timeout 30m $(TESTFLAGS) $(E2E_PACKAGES))
+
+.PHONY: race
+race: gen ## Run the quick tests under the race detector
+	$(GO) test -race -short -timeout 20m $(TESTFLAGS) ./...
+
+.PHONY: check
+check: ## Run the repository's own checks: layers, docs, licences, sizes, words
+	$(GO) -C tools vet ./...
+	$(GO) -C tools test -count=1 ./...
+
+.PHONY: lint
+lint: check golangci-lint ## Run gofmt, go vet, golangci-lint and clang-format; changes nothing
+	tools/setup lint
+	@unformatted=$$(git ls-files -z --cached --others --exclude-standard '*.go' | \
+		while IFS= read -r -d '' f; do if [[ -e $$f ]]; then printf '%s\0' "$$f"; fi; done | xargs -0 -r gofmt -l); \
+	if [[ -n $$unformatted ]]; then printf 'gofmt: run make format for:\n%s\n' "$$unformatted"; exit 1; fi
+	$(GO) vet ./...
+	$(TOOLS)/golangci-lint run ./...
+	cd tools && $(TOOLS)/golangci-lint run --config ../.golangci.yml ./...
+	$(if $(BPF_FORMAT),$(FORMAT_C) --dry-run -Werror $(BPF_FORMAT))
+
+.PHONY: format
+format: ## Format Go and C in place
+	git ls-files -z '*.go' | xargs -0 -r gofmt -w
+	$(if $(BPF_FORMAT),$(FORMAT_C) -i $(BPF_FORMAT))
+
+.PHONY: golangci-lint
+golangci-lint: $(TOOLS)/golangci-lint
+
+$(TOOLS)/golangci-lint: tools/go.mod tools/go.sum
+	@mkdir -p $(@D)
+	$(GO) build -C tools -o $@ github.com/golangci/golangci-lint/v2/cmd/golangci-lint
+
+.PHONY: fuzz
+fuzz: gen ## Run every fuzz target for FUZZTIME (default 30s)
+	tools/fuzz $(FUZZTIME)
+
+##@ Show
+
+.PHONY: demo
+demo: ## The Docker demo on a private node: installs, builds, shows, checks, cleans up (root)
+	tools/setup build docker
+	$(MAKE) build
+	CILIUM_BIN_DIR=$(BIN) $(GO) run ./test/demo
+
+.PHONY: bench
+bench: ## Measure import-to-enforcement, CNI ADD and memory on a private node (root)
+	tools/setup build docker
+	$(MAKE) build
+	CILIUM_BIN_DIR=$(BIN) $(GO) run ./test/bench
