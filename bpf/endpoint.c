@@ -1,0 +1,174 @@
+// SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause)
+/* The two programs on the host side of every workload's veth pair. They serve
+ * all workloads of the node: who a packet is from is found by its address, and
+ * the interface it came by proves it.
+ *
+ *   workload -> from_workload -> (admitted) -> peer's namespace, or host's stack
+ *   host's stack -> to_workload -> (admitted) -> workload
+ */
+#include <stdbool.h>
+#include <stddef.h>
+#include <linux/bpf.h>
+#include <linux/if_ether.h>
+#include <linux/ip.h>
+#include <linux/ipv6.h>
+#include <linux/pkt_cls.h>
+#include <bpf/bpf_endian.h>
+#include <bpf/bpf_helpers.h>
+
+#include "lib/admit.h"
+#include "lib/deliver.h"
+#include "lib/fragment.h"
+#include "lib/ipv6.h"
+
+#define IDENTITY_HOST 1
+
+static __always_inline void trace_point(struct passage *way)
+{
+	if (way->target.ifindex || !way->from_workload)
+		way->report.point = TRACE_TO_ENDPOINT;
+	else if (way->report.dst_identity == IDENTITY_HOST)
+		way->report.point = TRACE_TO_HOST;
+	else
+		way->report.point = TRACE_TO_STACK;
+}
+
+static __always_inline void report_verdict(struct __sk_buff *skb, const struct packet *p,
+					   struct passage *way, verdict_t verdict)
+{
+	if (!way->decided)
+		return;
+	way->report.type = EVENT_VERDICT;
+	way->report.verdict = verdict;
+	emit(skb, p, &way->report);
+}
+
+static __always_inline int drop(struct __sk_buff *skb, const struct packet *p, struct passage *way,
+				verdict_t verdict)
+{
+	count(skb, way->report.direction, verdict_reason(verdict));
+	report_verdict(skb, p, way, verdict);
+	way->report.type = EVENT_DROP;
+	way->report.verdict = verdict;
+	emit(skb, p, &way->report);
+	return TC_ACT_SHOT;
+}
+
+static __always_inline void forwarded(struct __sk_buff *skb, const struct packet *p,
+				      struct passage *way, __u8 direction)
+{
+	count(skb, direction, 0);
+	report_verdict(skb, p, way, PASS);
+	if (!way->trace && !trace_packets)
+		return;
+	trace_point(way);
+	way->report.type = EVENT_TRACE;
+	way->report.verdict = PASS;
+	way->report.reason = way->trace ? way->trace - 1 : TRACE_ESTABLISHED;
+	emit(skb, p, &way->report);
+}
+
+/* Both IP versions end here with one struct packet. A global function, as admit
+ * is: the verifier looks at it once, and not once more for every way through it.
+ */
+__noinline verdict_t parse(struct __sk_buff *skb, struct packet *p)
+{
+	verdict_t verdict;
+
+	if (!p)
+		return DROP(INVALID_PACKET);
+	/* A frame with headers outside the linear part is legal, only unusual. */
+	if (skb->data_end - skb->data < ETH_HLEN + 40 && skb->len > skb->data_end - skb->data)
+		bpf_skb_pull_data(skb, skb->len < 128 ? skb->len : 128);
+	if (skb->protocol == bpf_htons(ETH_P_IP))
+		verdict = parse_ipv4(skb, p);
+	else if (skb->protocol == bpf_htons(ETH_P_IPV6))
+		verdict = parse_ipv6(skb, p);
+	else
+		return DROP(UNSUPPORTED_L2);
+	return verdict ? verdict : parse_transport(skb, p);
+}
+
+/* Multicast has no receiver in a routed network; neighbour discovery for other
+ * addresses than the gateway's has no answer. Both are a kernel's routine
+ * chatter: counted as drops, but not reported one by one.
+ */
+static __always_inline bool is_chatter(const struct packet *p)
+{
+	return is_link_control(p) || addr_is_multicast(p, &p->dst);
+}
+
+static __always_inline int forward(struct __sk_buff *skb, const struct packet *p,
+				   struct passage *way)
+{
+	verdict_t verdict = PASS;
+	int action;
+
+	if (!way->target.ifindex) {
+		forwarded(skb, p, way, EGRESS);
+		return TC_ACT_OK;
+	}
+	action = deliver_local(skb, p, &way->target, &verdict);
+	if (!verdict) {
+		forwarded(skb, p, way, EGRESS);
+		return action;
+	}
+	way->decided = 0;
+	drop(skb, p, way, verdict);
+	if (verdict_reason(verdict) == DROP_TTL_EXCEEDED)
+		return answer_time_exceeded(skb, p);
+	if (verdict_reason(verdict) == DROP_FRAG_NEEDED)
+		return answer_too_big(skb, p, way->target.mtu);
+	return action;
+}
+
+SEC("tc")
+int from_workload(struct __sk_buff *skb)
+{
+	struct passage way = { .from_workload = 1, .report.direction = EGRESS };
+	struct packet p = {};
+	verdict_t verdict;
+
+	if (skb->protocol == bpf_htons(ETH_P_ARP))
+		return answer_arp(skb);
+	verdict = parse(skb, &p);
+	if (!verdict && is_link_control(&p) && p.icmp_type == ND_SOLICITATION)
+		return answer_solicitation(skb, &p);
+	if (is_chatter(&p)) {
+		count(skb, EGRESS, DROP_UNROUTABLE);
+		return TC_ACT_SHOT;
+	}
+	if (!verdict)
+		verdict = admit(skb, &p, &way);
+	if (verdict)
+		return drop(skb, &p, &way, verdict);
+	return forward(skb, &p, &way);
+}
+
+SEC("tc")
+int to_workload(struct __sk_buff *skb)
+{
+	struct passage way = { .report.direction = INGRESS };
+	struct packet p = {};
+	verdict_t verdict;
+
+	/* The host keeps a permanent neighbour entry and has nothing to ask, but what
+	 * it does ask on its own link is no business of policy.
+	 */
+	if (skb->protocol == bpf_htons(ETH_P_ARP))
+		return TC_ACT_OK;
+	way.admitted = (skb->mark & MARK_MASK) == MARK_ADMITTED;
+	verdict = parse(skb, &p);
+	if (is_chatter(&p)) {
+		count(skb, INGRESS, DROP_UNROUTABLE);
+		return TC_ACT_SHOT;
+	}
+	if (!verdict)
+		verdict = admit(skb, &p, &way);
+	if (verdict)
+		return drop(skb, &p, &way, verdict);
+	forwarded(skb, &p, &way, INGRESS);
+	return TC_ACT_OK;
+}
+
+char _license[] SEC("license") = "Dual BSD/GPL";

@@ -1,0 +1,19 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
+/* Constants of the node, set by the loader before verification; branches that
+ * they decide are removed by the verifier.
+ */
+#pragma once
+
+#include "lib/abi.h"
+
+/* MAC of the host side of every workload's veth pair, padded to eight bytes. */
+volatile const __u8 gateway_mac[8];
+volatile const struct addr gateway_ipv4;
+volatile const struct addr gateway_ipv6;
+
+/* Identity of an address that nothing is known about. */
+volatile const __u32 world_ipv4_identity = 2;
+volatile const __u32 world_ipv6_identity = 2;
+
+/* Report every packet, not only a flow's changes of state. */
+volatile const __u8 trace_packets;

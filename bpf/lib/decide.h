@@ -1,0 +1,81 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
+/* The slow path: who are both ends, and what do their policies say? Always asked
+ * in the direction in which the flow was opened, also for a reply.
+ */
+#pragma once
+
+#include "lib/policy.h"
+
+struct question {
+	struct addr addr[2]; /* by party */
+	__u32 generation;
+	__u8 protocol;
+	__u8 is_ipv6;
+	__be16 port;
+};
+
+struct answer {
+	verdict_t verdict;
+	__u32 identity[2]; /* by party */
+	__u32 cookie[2]; /* by party: the rule that decided at that end */
+	__u32 rule; /* the cookie of the end that had the last word */
+	__u16 endpoint; /* whose policy decided */
+	__u8 direction;
+	__u8 pad;
+	struct endpoint *local[2]; /* by party, NULL if not a workload of this node */
+};
+
+static __always_inline __u32 identity_of(const struct addr *addr, const struct endpoint *local,
+					 bool is_ipv6)
+{
+	struct ipcache_key key = {
+		.prefixlen = sizeof(struct addr) * 8,
+	};
+	struct ipcache_value *known;
+
+	if (local)
+		return local->identity;
+	__builtin_memcpy(key.addr, addr, sizeof(key.addr));
+	known = bpf_map_lookup_elem(&ipcache, &key);
+	if (known)
+		return known->identity;
+	return is_ipv6 ? world_ipv6_identity : world_ipv4_identity;
+}
+
+static __always_inline void ask_end(const struct question *q, struct answer *a, __u32 me)
+{
+	struct endpoint *local = a->local[me];
+	struct policy_query query;
+
+	if (!local || a->verdict)
+		return;
+	query.policy = local->policy;
+	query.generation = q->generation;
+	query.peer = a->identity[!me];
+	query.direction = me == SOURCE ? EGRESS : INGRESS;
+	query.protocol = q->protocol;
+	query.port = q->port;
+	a->verdict = policy_verdict(&query, &a->cookie[me]);
+	a->rule = a->cookie[me];
+	a->direction = query.direction;
+	a->endpoint = local->id;
+}
+
+/* Both ends decide: egress at the source, then ingress at the destination. */
+static __noinline int decide(const struct question *q, struct answer *a)
+{
+	a->local[SOURCE] = bpf_map_lookup_elem(&endpoints, &q->addr[SOURCE]);
+	a->local[DESTINATION] = bpf_map_lookup_elem(&endpoints, &q->addr[DESTINATION]);
+	a->identity[SOURCE] = identity_of(&q->addr[SOURCE], a->local[SOURCE], q->is_ipv6);
+	a->identity[DESTINATION] =
+		identity_of(&q->addr[DESTINATION], a->local[DESTINATION], q->is_ipv6);
+	a->verdict = PASS;
+	a->cookie[SOURCE] = 0;
+	a->cookie[DESTINATION] = 0;
+	a->rule = 0;
+	a->endpoint = 0;
+	a->direction = EGRESS;
+	ask_end(q, a, SOURCE);
+	ask_end(q, a, DESTINATION);
+	return 0;
+}

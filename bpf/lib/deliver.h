@@ -1,0 +1,78 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
+/* The last hop of an admitted packet: into the other workload's namespace, with
+ * what a router does on the way (TTL, MTU, addresses of the link).
+ */
+#pragma once
+
+#include "lib/admit.h"
+#include "lib/icmp_error.h"
+
+/* Bytes of the largest IP packet that the frame stands for: a segmentation
+ * offload frame is cut into segments of gso_size payload bytes each.
+ */
+static __always_inline __u32 packet_bytes(const struct __sk_buff *skb, const struct packet *p)
+{
+	if (skb->gso_size)
+		return p->l4_offset - ETH_HLEN + p->l4_length + skb->gso_size;
+	return skb->len - ETH_HLEN;
+}
+
+/* Lowers the TTL; in IPv4 the checksum follows (RFC 1624): the TTL is the high
+ * byte of its 16-bit word, so one less there is 0x0100 more in the sum.
+ */
+static __always_inline verdict_t lower_ttl(struct __sk_buff *skb, const struct packet *p)
+{
+	void *data = (void *)(long)skb->data;
+	void *end = (void *)(long)skb->data_end;
+
+	if (p->is_ipv6) {
+		struct ipv6hdr *ip = data + ETH_HLEN;
+
+		if ((void *)(ip + 1) > end)
+			return DROP(INVALID_PACKET);
+		ip->hop_limit--;
+		return PASS;
+	}
+
+	struct iphdr *ip = data + ETH_HLEN;
+	__u32 sum;
+
+	if ((void *)(ip + 1) > end)
+		return DROP(INVALID_PACKET);
+	ip->ttl--;
+	sum = ip->check + bpf_htons(0x0100);
+	ip->check = sum + (sum >> 16);
+	return PASS;
+}
+
+/* Returns the tc action; *verdict is set when the packet goes no further. */
+static __always_inline int deliver_local(struct __sk_buff *skb, const struct packet *p,
+					 const struct target *to, verdict_t *verdict)
+{
+	struct ethhdr *eth;
+
+	if (p->ttl <= 1) {
+		*verdict = DROP(TTL_EXCEEDED);
+		return TC_ACT_SHOT;
+	}
+	if (packet_bytes(skb, p) > to->mtu) {
+		/* Who allows fragments gets them from the host's stack. */
+		if (!p->dont_fragment) {
+			skb->mark = (skb->mark & ~MARK_MASK) | MARK_ADMITTED;
+			return TC_ACT_OK;
+		}
+		*verdict = DROP(FRAG_NEEDED);
+		return TC_ACT_SHOT;
+	}
+	*verdict = lower_ttl(skb, p);
+	if (*verdict)
+		return TC_ACT_SHOT;
+	eth = (void *)(long)skb->data;
+	if ((void *)(eth + 1) > (void *)(long)skb->data_end) {
+		*verdict = DROP(INVALID_PACKET);
+		return TC_ACT_SHOT;
+	}
+	__builtin_memcpy(eth->h_dest, to->mac, 6);
+	load_gateway_mac(eth->h_source);
+	return bpf_redirect_peer(to->ifindex, 0);
+}

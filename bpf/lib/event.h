@@ -1,0 +1,89 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
+/* What user space hears and counts: events and counters. */
+#pragma once
+
+#include "lib/flow.h"
+
+/* What happened to a packet, gathered while it is handled. */
+struct report {
+	__u32 src_identity;
+	__u32 dst_identity;
+	__u32 cookie;
+	__u16 endpoint;
+	__u8 direction;
+	__u8 type;
+	__u8 reason;
+	__u8 point;
+	__u16 pad;
+	verdict_t verdict;
+};
+
+static __always_inline void count(struct __sk_buff *skb, __u8 direction, __u8 reason)
+{
+	__u32 slot = (direction & 1) * 256 + reason;
+	struct counter *c = bpf_map_lookup_elem(&metrics, &slot);
+
+	if (c) {
+		c->packets++;
+		c->bytes += skb->len;
+	}
+}
+
+static __always_inline void count_lost_event(void)
+{
+	__u32 slot = 0;
+	__u64 *lost = bpf_map_lookup_elem(&events_lost, &slot);
+
+	if (lost)
+		(*lost)++;
+}
+
+static __always_inline void capture(struct __sk_buff *skb, struct event *e)
+{
+	__u32 n = skb->len;
+
+	if (n > CAPTURE_BYTES)
+		n = CAPTURE_BYTES;
+	e->capture_len = 0;
+	/* The second test is for the verifier: the helper takes no empty read. */
+	if (n > 0 && n <= CAPTURE_BYTES && !bpf_skb_load_bytes(skb, 0, e->capture, n))
+		e->capture_len = n;
+}
+
+__noinline int emit(struct __sk_buff *skb, const struct packet *p, const struct report *r)
+{
+	struct event *e;
+
+	if (!p || !r)
+		return 0;
+	e = bpf_ringbuf_reserve(&events, sizeof(*e), 0);
+	if (!e) {
+		count_lost_event();
+		return 0;
+	}
+	e->time = bpf_ktime_get_boot_ns();
+	e->src = p->src;
+	e->dst = p->dst;
+	e->sport = p->sport;
+	e->dport = p->dport;
+	e->protocol = p->protocol;
+	e->tcp_flags = p->tcp_flags;
+	e->icmp_type = p->icmp_type;
+	e->icmp_code = p->icmp_code;
+	e->type = r->type;
+	e->reason = r->type == EVENT_TRACE ? r->reason : verdict_reason(r->verdict);
+	e->point = r->point;
+	e->direction = r->direction;
+	e->src_identity = r->src_identity;
+	e->dst_identity = r->dst_identity;
+	e->endpoint = r->endpoint;
+	e->file = verdict_file(r->verdict);
+	e->line = verdict_line(r->verdict);
+	e->cookie = r->cookie;
+	e->ifindex = skb->ifindex;
+	e->length = skb->len;
+	e->hash = bpf_get_hash_recalc(skb);
+	capture(skb, e);
+	bpf_ringbuf_submit(e, 0);
+	return 0;
+}
