@@ -60,6 +60,7 @@ gen: $(BPF_OBJECTS) ## Compile the BPF programs that the agent embeds
 
 $(OBJECT_DIR)/%.o: bpf/%.c $(BPF_HEADERS) Makefile
 	@mkdir -p $(@D)
+	@command -v $(CLANG) >/dev/null || { echo "make gen: $(CLANG) is not installed: run make setup" >&2; exit 1; }
 	$(CLANG) $(BPF_CFLAGS) -c $< -o $@.tmp
 	$(LLVM_STRIP) -g $@.tmp
 	@mv $@.tmp $@
