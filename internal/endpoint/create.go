@@ -1,0 +1,274 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package endpoint
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"net"
+	"slices"
+	"strconv"
+	"time"
+
+	"cilium.local/cilium/internal/identity"
+	"cilium.local/cilium/internal/label"
+)
+
+// undoTimeout bounds the clean-up after a failed or abandoned step.
+const undoTimeout = 5 * time.Second
+
+// step is one part of a creation. undo may be nil.
+type step struct {
+	name string
+	do   func(context.Context) error
+	undo func(context.Context)
+}
+
+// perform runs the steps in order. When one fails, those before it are undone
+// in reverse, also when the caller has gone away meanwhile.
+func perform(ctx context.Context, steps []step) error {
+	for i, s := range steps {
+		err := s.do(ctx)
+		if err == nil {
+			continue
+		}
+		undoCtx, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoTimeout)
+		defer cancel()
+		for _, done := range slices.Backward(steps[:i]) {
+			if done.undo != nil {
+				done.undo(undoCtx)
+			}
+		}
+		return fmt.Errorf("%s: %w", s.name, err)
+	}
+	return nil
+}
+
+// Create makes an endpoint and returns when it is connected: ready, or
+// waiting-for-identity and closed when the labels are unknown or the store
+// cannot give an identity now. It fails with ErrConflict when the number, a
+// name or an address is taken; then nothing of the endpoint remains.
+func (m *Manager) Create(ctx context.Context, spec Spec) (Endpoint, error) {
+	if err := checkLabels(spec.Labels); err != nil {
+		return Endpoint{}, err
+	}
+	ent, err := m.admit(spec)
+	if err != nil {
+		return Endpoint{}, err
+	}
+	defer ent.op.Unlock()
+	id := ent.ep.ID
+	if err := perform(ctx, m.creation(ent, spec)); err != nil {
+		m.forget(id)
+		return Endpoint{}, fmt.Errorf("create endpoint %d: %w", id, err)
+	}
+	return m.finish(ent), nil
+}
+
+// admit registers the endpoint, which reserves its number and names, and
+// returns it locked.
+func (m *Manager) admit(spec Spec) (*entry, error) {
+	mac, err := newMAC(spec.MAC)
+	if err != nil {
+		return nil, err
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, ent := range m.entries {
+		if what := ent.ep.clash(spec); what != "" {
+			return nil, fmt.Errorf("%w: %s belongs to endpoint %d", ErrConflict, what, ent.ep.ID)
+		}
+	}
+	id := spec.ID
+	if id == 0 {
+		if id, err = m.freeID(); err != nil {
+			return nil, err
+		}
+	}
+	name := strconv.Itoa(int(id))
+	ent := &entry{ep: &Endpoint{
+		ID: id, External: spec.External, Labels: spec.Labels, LabelsKnown: spec.LabelsKnown,
+		IPv4: spec.IPv4, IPv6: spec.IPv6, Created: time.Now(),
+		Device: Device{
+			HostName: HostDevicePrefix + name, PeerName: PeerDevicePrefix + name, HostMAC: m.cfg.HostMAC, MAC: mac,
+			MTU: m.cfg.MTU, NetNS: spec.NetNS, ContainerIfName: spec.ContainerIfName,
+		},
+	}}
+	_ = ent.ep.enter(time.Now(), StateCreating, CodeOK, "endpoint requested")
+	ent.op.Lock()
+	m.entries[id] = ent
+	return ent, nil
+}
+
+// Names of the devices that the agent makes: prefix and endpoint number. The
+// peer's name is what the container end has until it is moved and renamed.
+const (
+	HostDevicePrefix = "lxc"
+	PeerDevicePrefix = "tmpcil"
+)
+
+// clash returns what of the spec the endpoint already has, or "".
+func (e *Endpoint) clash(spec Spec) string {
+	same := func(a, b string) bool { return a != "" && a == b }
+	switch {
+	case e.ID == spec.ID:
+		return "the number"
+	case same(e.External.DockerEndpointID, spec.External.DockerEndpointID):
+		return "Docker endpoint " + e.External.DockerEndpointID
+	case same(e.External.ContainerID, spec.External.ContainerID) &&
+		e.Device.ContainerIfName == spec.ContainerIfName && e.External.DockerNetworkID == spec.External.DockerNetworkID:
+		return "container " + e.External.ContainerID
+	}
+	for _, addr := range e.Addresses() {
+		if addr == spec.IPv4 || addr == spec.IPv6 {
+			return "address " + addr.String()
+		}
+	}
+	return ""
+}
+
+func newMAC(wanted net.HardwareAddr) (net.HardwareAddr, error) {
+	if wanted != nil {
+		return wanted, nil
+	}
+	mac := make(net.HardwareAddr, 6)
+	if _, err := rand.Read(mac); err != nil {
+		return nil, fmt.Errorf("choose a MAC address: %w", err)
+	}
+	mac[0] = mac[0]&^1 | 2 // unicast, locally administered
+	return mac, nil
+}
+
+// creation lists the steps of a new endpoint, in the order that keeps it closed
+// until its policy is in the kernel.
+func (m *Manager) creation(ent *entry, spec Spec) []step {
+	now := func() Endpoint { return m.update(ent, func(*Endpoint) {}) }
+	return []step{
+		{
+			name: "claim addresses",
+			do:   func(context.Context) error { return m.claim(ent, spec) },
+			undo: func(context.Context) { e := now(); m.with.Addresses.Release(e.Owner(), e.Addresses()...) },
+		},
+		{
+			name: "save",
+			do:   func(context.Context) error { e := now(); return m.files.save(&e) },
+			undo: func(context.Context) { _ = m.files.remove(ent.ep.ID) },
+		},
+		{
+			name: "choose identity",
+			do:   func(ctx context.Context) error { return m.identify(ctx, ent) },
+			undo: func(ctx context.Context) { _ = m.with.Identities.Release(ctx, now().IdentityLabels) },
+		},
+		{
+			name: "put policy into the kernel",
+			do:   func(ctx context.Context) error { return m.acquire(ctx, ent) },
+			undo: func(context.Context) { m.with.Policies.Release(now().Identity) },
+		},
+		{
+			name: "make device",
+			do:   func(context.Context) error { return m.makeDevice(ent) },
+			undo: func(context.Context) { m.undoDevice(now()) },
+		},
+		{
+			name: "publish",
+			do:   func(ctx context.Context) error { return m.with.Datapath.Publish(ctx, now()) },
+			undo: func(ctx context.Context) { _ = m.with.Datapath.Withdraw(ctx, now()) },
+		},
+		{name: "attach programs", do: func(context.Context) error { return m.with.Datapath.Attach(now()) }},
+		{name: "configure network", do: func(context.Context) error { return m.with.Devices.Configure(now()) }},
+	}
+}
+
+func (m *Manager) claim(ent *entry, spec Spec) error {
+	v4, v6, err := m.with.Addresses.Claim(ownerName(ent.ep.ID), spec.IPv4, spec.IPv6)
+	if err == nil {
+		m.update(ent, func(e *Endpoint) { e.IPv4, e.IPv6 = v4, v6 })
+	}
+	return err
+}
+
+// identify gives the endpoint the identity of its labels, or init when the
+// labels are unknown or the store cannot answer in time.
+func (m *Manager) identify(ctx context.Context, ent *entry) error {
+	want := m.wanted(ent.ep)
+	id, err := m.allocate(ctx, want)
+	if err != nil {
+		if ctx.Err() != nil {
+			return err
+		}
+		m.enter(ent, StateWaitingForIdentity, CodeFailed, "identity: "+err.Error())
+		want = initLabels()
+		if id, err = m.with.Identities.Allocate(ctx, want); err != nil {
+			return err
+		}
+	}
+	m.update(ent, func(e *Endpoint) { e.Identity, e.IdentityLabels = id, want })
+	return nil
+}
+
+func (m *Manager) allocate(ctx context.Context, labels label.Set) (identity.ID, error) {
+	ctx, cancel := context.WithTimeout(ctx, m.cfg.IdentityTimeout)
+	defer cancel()
+	return m.with.Identities.Allocate(ctx, labels)
+}
+
+func (m *Manager) acquire(ctx context.Context, ent *entry) error {
+	e := m.update(ent, func(*Endpoint) {})
+	policyID, revision, err := m.with.Policies.Acquire(ctx, identity.Identity{ID: e.Identity, Labels: e.IdentityLabels})
+	if err != nil {
+		return err
+	}
+	m.update(ent, func(e *Endpoint) { e.PolicyID, e.PolicyRevision = policyID, revision })
+	return nil
+}
+
+func (m *Manager) makeDevice(ent *entry) error {
+	index, err := m.with.Devices.Create(ent.ep.Device)
+	if err != nil {
+		return err
+	}
+	m.update(ent, func(e *Endpoint) { e.Device.IfIndex = index })
+	return nil
+}
+
+// undoDevice removes the device before its programs, so that there is no moment
+// at which packets pass a device without them.
+func (m *Manager) undoDevice(e Endpoint) {
+	err := errors.Join(m.with.Devices.Delete(e), m.with.Datapath.Detach(e))
+	if err != nil {
+		m.log.Warn("clean up after a failed endpoint", "endpoint", e.ID, "error", err)
+	}
+}
+
+// finish leads a connected endpoint to its resting state and saves it.
+func (m *Manager) finish(ent *entry) Endpoint {
+	var pending bool
+	m.update(ent, func(e *Endpoint) { pending = !e.LabelsKnown || m.pending(e) })
+	var e Endpoint
+	if pending {
+		e = m.enter(ent, StateWaitingForIdentity, CodeOK, "connected, closed with identity init")
+		m.kick()
+	} else {
+		e = m.ready(ent, "connected with identity "+strconv.Itoa(int(ent.ep.Identity)))
+	}
+	m.save(e)
+	return e
+}
+
+// ready leads an endpoint whose policy is in the kernel through the states to ready.
+func (m *Manager) ready(ent *entry, message string) Endpoint {
+	if m.update(ent, func(*Endpoint) {}).State == StateReady {
+		return m.enter(ent, StateReady, CodeOK, message)
+	}
+	m.enter(ent, StateWaitingToRegenerate, CodeOK, "identity and policy known")
+	m.enter(ent, StateRegenerating, CodeOK, "kernel state written")
+	return m.enter(ent, StateReady, CodeOK, message)
+}
+
+func (m *Manager) forget(id uint16) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	delete(m.entries, id)
+}

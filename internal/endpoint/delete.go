@@ -1,0 +1,101 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package endpoint
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+)
+
+// Delete removes an endpoint and everything that was made for it, in reverse
+// order of its creation. It goes on after a failed step, so that an endpoint
+// never half remains, and returns all failures. An unknown endpoint is ErrNotFound.
+func (m *Manager) Delete(ctx context.Context, id uint16) error {
+	ent, err := m.lock(id)
+	if err != nil {
+		return err
+	}
+	defer ent.op.Unlock()
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoTimeout)
+	defer cancel()
+	e := m.enter(ent, StateDisconnecting, CodeOK, "deletion requested")
+	m.save(e)
+	err = m.tearDown(ctx, e)
+	m.letGo(ctx, e)
+	m.with.Addresses.Release(e.Owner(), e.Addresses()...)
+	err = errors.Join(err, m.files.remove(id))
+	m.enter(ent, StateDisconnected, CodeOK, "removed")
+	m.forget(id)
+	if err != nil {
+		return fmt.Errorf("endpoint %d is removed, but: %w", id, err)
+	}
+	return nil
+}
+
+// tearDown removes the device and what the kernel knows of the endpoint. The
+// device goes first: detached programs on a living device would leave it open.
+func (m *Manager) tearDown(ctx context.Context, e Endpoint) error {
+	var errs []error
+	note := func(what string, err error) {
+		if err != nil {
+			errs = append(errs, fmt.Errorf("%s: %w", what, err))
+		}
+	}
+	note("delete device "+e.Device.HostName, m.with.Devices.Delete(e))
+	note("detach programs", m.with.Datapath.Detach(e))
+	note("withdraw from the kernel", m.with.Datapath.Withdraw(ctx, e))
+	for _, addr := range e.Addresses() {
+		note("forget flows of "+addr.String(), m.with.Datapath.Flush(addr))
+	}
+	return errors.Join(errs...)
+}
+
+// DeleteAll removes every endpoint that match selects and returns how many.
+func (m *Manager) DeleteAll(ctx context.Context, match func(Endpoint) bool) (int, error) {
+	var errs []error
+	n := 0
+	for _, e := range m.List() {
+		if !match(e) {
+			continue
+		}
+		if err := m.Delete(ctx, e.ID); err != nil && !errors.Is(err, ErrNotFound) {
+			errs = append(errs, err)
+		}
+		n++
+	}
+	return n, errors.Join(errs...)
+}
+
+// WaitRevision returns once every endpoint has realized the revision, or with
+// the context's error.
+func (m *Manager) WaitRevision(ctx context.Context, revision uint64) error {
+	tick := time.NewTicker(waitTick)
+	defer tick.Stop()
+	for {
+		behind := m.behind(revision)
+		if len(behind) == 0 {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("endpoints %v have not realized policy revision %d: %w", behind, revision, ctx.Err())
+		case <-tick.C:
+		}
+	}
+}
+
+// waitTick is how often WaitRevision looks, a fraction of what an import takes.
+const waitTick = 2 * time.Millisecond
+
+func (m *Manager) behind(revision uint64) (ids []uint16) {
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	for id, ent := range m.entries {
+		if ent.ep.PolicyRevision < revision && ent.ep.State != StateDisconnecting && ent.ep.State != StateCreating {
+			ids = append(ids, id)
+		}
+	}
+	return ids
+}

@@ -1,0 +1,221 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package endpoint
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strconv"
+	"time"
+
+	"cilium.local/cilium/internal/identity"
+	"cilium.local/cilium/internal/label"
+)
+
+// Retry delays of endpoints whose identity or policy is still missing.
+const (
+	firstRetry = 100 * time.Millisecond
+	maxRetry   = 5 * time.Second
+)
+
+func initLabels() label.Set { return label.Reserved("init") }
+
+// unlabelled is the identity label of a workload that is known to have no
+// relevant label: selectors need a set, and the store a key, that is not empty.
+func unlabelled() label.Set {
+	return label.NewSet(label.Label{Source: label.SourceUnspec, Key: "unlabelled"})
+}
+
+func checkLabels(labels label.Set) error {
+	for _, l := range labels {
+		if l.Source == label.SourceReserved {
+			return fmt.Errorf("%w: label %s: source %q belongs to the agent", ErrInvalid, l, l.Source)
+		}
+	}
+	return nil
+}
+
+// wanted returns the labels that the endpoint's identity should stand for.
+func (m *Manager) wanted(e *Endpoint) label.Set {
+	if !e.LabelsKnown {
+		return initLabels()
+	}
+	if relevant := m.cfg.Relevant(e.Labels); len(relevant) > 0 {
+		return relevant
+	}
+	return unlabelled()
+}
+
+func (m *Manager) pending(e *Endpoint) bool {
+	return !m.wanted(e).Equal(e.IdentityLabels) || e.PolicyID == 0
+}
+
+// SetLabels replaces the labels of an endpoint, and with them its identity and
+// policy. While the store cannot give the identity, the endpoint keeps the old
+// one and waits; the error then is nil. It fails when the kernel refuses the
+// policy: the endpoint is closed and retried.
+func (m *Manager) SetLabels(ctx context.Context, id uint16, labels label.Set) error {
+	return m.change(ctx, id, labels, func(e *Endpoint) { e.Labels, e.LabelsKnown = labels, true })
+}
+
+// SetContainer tells which container an endpoint belongs to, with its labels.
+// Empty names leave the known ones.
+func (m *Manager) SetContainer(ctx context.Context, id uint16, containerID, name string, labels label.Set) error {
+	return m.change(ctx, id, labels, func(e *Endpoint) {
+		if containerID != "" {
+			e.External.ContainerID = containerID
+		}
+		if name != "" {
+			e.External.ContainerName = name
+		}
+		e.Labels, e.LabelsKnown = labels, true
+	})
+}
+
+func (m *Manager) change(ctx context.Context, id uint16, labels label.Set, apply func(*Endpoint)) error {
+	if err := checkLabels(labels); err != nil {
+		return err
+	}
+	ent, err := m.lock(id)
+	if err != nil {
+		return err
+	}
+	defer ent.op.Unlock()
+	e := m.update(ent, apply)
+	if !m.pending(&e) {
+		if e.State == StateWaitingForIdentity {
+			e = m.ready(ent, "labels known")
+		}
+		m.save(e)
+		return nil
+	}
+	return m.settle(ctx, ent)
+}
+
+// lock finds an endpoint and holds its operation lock.
+func (m *Manager) lock(id uint16) (*entry, error) {
+	m.mu.RLock()
+	ent, ok := m.entries[id]
+	m.mu.RUnlock()
+	if !ok {
+		return nil, fmt.Errorf("%w: no endpoint %d", ErrNotFound, id)
+	}
+	ent.op.Lock()
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	if m.entries[id] != ent {
+		ent.op.Unlock()
+		return nil, fmt.Errorf("%w: no endpoint %d", ErrNotFound, id)
+	}
+	return ent, nil
+}
+
+// settle moves an endpoint to the identity that its labels want: policy into
+// the kernel first, then the endpoint's rows, then the old identity is let go.
+func (m *Manager) settle(ctx context.Context, ent *entry) error {
+	old := m.update(ent, func(*Endpoint) {})
+	want := m.wanted(&old)
+	id, err := m.allocate(ctx, want)
+	if err != nil {
+		m.save(m.enter(ent, StateWaitingForIdentity, CodeFailed, "identity: "+err.Error()))
+		m.kick()
+		return nil
+	}
+	policyID, revision, err := m.with.Policies.Acquire(ctx, identity.Identity{ID: id, Labels: want})
+	if err != nil {
+		return m.lockDown(ctx, ent, want, err)
+	}
+	next := old
+	next.Identity, next.IdentityLabels, next.PolicyID = id, want, policyID
+	if err := m.with.Datapath.Publish(ctx, next); err != nil {
+		m.with.Policies.Release(id)
+		return m.lockDown(ctx, ent, want, err)
+	}
+	m.update(ent, func(e *Endpoint) {
+		e.Identity, e.IdentityLabels, e.PolicyID, e.PolicyRevision = id, want, policyID, revision
+	})
+	m.letGo(ctx, old)
+	m.save(m.ready(ent, "identity "+strconv.Itoa(int(id))))
+	return nil
+}
+
+// letGo ends the use of the identity and policy in e.
+func (m *Manager) letGo(ctx context.Context, e Endpoint) {
+	if e.PolicyID != 0 {
+		m.with.Policies.Release(e.Identity)
+	}
+	if err := m.with.Identities.Release(ctx, e.IdentityLabels); err != nil {
+		m.log.Warn("release identity", "endpoint", e.ID, "identity", e.Identity, "error", err)
+	}
+}
+
+// lockDown closes an endpoint whose new policy the kernel refused: the old one
+// may allow what the new labels must not.
+func (m *Manager) lockDown(ctx context.Context, ent *entry, want label.Set, cause error) error {
+	relErr := m.with.Identities.Release(ctx, want)
+	old := m.update(ent, func(*Endpoint) {})
+	closed := old
+	closed.PolicyID = 0
+	pubErr := m.with.Datapath.Publish(ctx, closed)
+	if pubErr == nil && old.PolicyID != 0 {
+		m.with.Policies.Release(old.Identity)
+		m.update(ent, func(e *Endpoint) { e.PolicyID = 0 })
+	}
+	err := fmt.Errorf("endpoint %d is closed, its policy did not reach the kernel: %w", old.ID, cause)
+	m.save(m.enter(ent, StateNotReady, CodeFailed, err.Error()))
+	m.kick()
+	return errors.Join(err, pubErr, relErr)
+}
+
+// kick makes Run look for waiting endpoints.
+func (m *Manager) kick() {
+	select {
+	case m.wake <- struct{}{}:
+	default:
+	}
+}
+
+// Run retries endpoints that wait for an identity or a policy until the context ends.
+func (m *Manager) Run(ctx context.Context) error {
+	delay := maxRetry
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-m.wake:
+			delay = firstRetry
+		case <-timer.C:
+			if m.retry(ctx) == 0 {
+				continue
+			}
+			delay = min(2*delay, maxRetry)
+		}
+		timer.Reset(delay)
+	}
+}
+
+// retry settles every waiting endpoint once and returns how many still wait.
+func (m *Manager) retry(ctx context.Context) (left int) {
+	for _, e := range m.List() {
+		if !m.pending(&e) || ctx.Err() != nil {
+			continue
+		}
+		ent, err := m.lock(e.ID)
+		if err != nil {
+			continue
+		}
+		if now := m.update(ent, func(*Endpoint) {}); m.pending(&now) {
+			if err := m.settle(ctx, ent); err != nil {
+				m.log.Warn("endpoint retried", "endpoint", e.ID, "error", err)
+			}
+			if now = m.update(ent, func(*Endpoint) {}); m.pending(&now) {
+				left++
+			}
+		}
+		ent.op.Unlock()
+	}
+	return left
+}
