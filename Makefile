@@ -36,6 +36,8 @@ BPF_CFLAGS  := -O2 -g -std=gnu11 -target bpf -mcpu=v3 \
 	-ffile-prefix-map=$(CURDIR)/= -fdebug-compilation-dir=. \
 	-Ibpf -isystem bpf/include -isystem /usr/include/$(shell uname -m)-linux-gnu
 
+GENABI = $(GO) run -C tools ./genabi -object $(CURDIR)/$(OBJECT_DIR)/endpoint.o -headers $(CURDIR)/bpf/lib
+
 # Packages under test/ run whole nodes, so they run one after the other; all
 # others run side by side. FUZZTIME is per fuzz target.
 ALL_PACKAGES = $(shell $(GO) list ./...)
@@ -49,7 +51,7 @@ TESTFLAGS ?=
 .PHONY: help
 help: ## List the targets
 	@awk 'BEGIN { FS = ":.*## " } /^##@/ { printf "\n%s\n", substr($$0, 5) } \
-		/^[a-z-]+:.*## / { printf "  %-11s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+		/^[a-z-]+:.*## / { printf "  %-15s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 .PHONY: setup
 setup: ## Install what the build needs, from Debian's packages (quick when it is there)
@@ -66,7 +68,8 @@ $(OBJECT_DIR)/%.o: bpf/%.c $(BPF_HEADERS) Makefile
 	@mv $@.tmp $@
 
 .PHONY: generate
-generate: ## Write the committed generated Go files again
+generate: gen ## Write the committed generated Go files again, from the C headers
+	$(GENABI) -abi $(CURDIR)/internal/datapath/abi -flow $(CURDIR)/internal/flow
 	$(GO) generate ./...
 
 .PHONY: build
@@ -103,7 +106,7 @@ unit: gen ## Run the quick tests (no root needed)
 .PHONY: test
 test: ## Set up, build and run all tests; as root also those on a real kernel and Docker
 	tools/setup build docker
-	$(MAKE) build check
+	$(MAKE) build check check-generated
 	$(GO) vet ./...
 	CILIUM_BIN_DIR=$(BIN) $(GO) test -count=1 -timeout 20m $(TESTFLAGS) $(OTHERS)
 	$(if $(E2E_PACKAGES),CILIUM_BIN_DIR=$(BIN) $(GO) test -count=1 -p 1 -timeout 30m $(TESTFLAGS) $(E2E_PACKAGES))
@@ -116,6 +119,14 @@ race: gen ## Run the quick tests under the race detector
 check: ## Run the repository's own checks: layers, docs, licences, sizes, words
 	$(GO) -C tools vet ./...
 	$(GO) -C tools test -count=1 ./...
+
+.PHONY: check-generated
+check-generated: gen ## Compare the committed generated Go files with the C headers
+	@dir=$$(mktemp -d); trap 'rm -rf "$$dir"' EXIT; mkdir $$dir/abi $$dir/flow; \
+	$(GENABI) -abi $$dir/abi -flow $$dir/flow; \
+	diff -u internal/datapath/abi/abi_gen.go $$dir/abi/abi_gen.go && \
+	diff -u internal/flow/dropreason_gen.go $$dir/flow/dropreason_gen.go || \
+	{ echo "generated Go files are stale: run make generate and commit" >&2; exit 1; }
 
 .PHONY: lint
 lint: check golangci-lint ## Run gofmt, go vet, golangci-lint and clang-format; changes nothing
