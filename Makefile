@@ -19,7 +19,7 @@ GO         ?= go
 GOFLAGS_IN := -trimpath -ldflags "-X cilium.local/cilium/internal/version.version=$(VERSION)"
 BIN        := $(CURDIR)/build/bin
 TOOLS      := $(CURDIR)/build/tools
-PROGRAMS   := $(notdir $(patsubst %/,%,$(wildcard cmd/*/)))
+PROGRAMS   := $(sort $(notdir $(patsubst %/,%,$(dir $(wildcard cmd/*/*.go)))))
 
 CLANG      ?= clang-19
 LLVM_STRIP ?= llvm-strip-19
@@ -61,11 +61,11 @@ setup: ## Install what the build needs, from Debian's packages (quick when it is
 gen: $(BPF_OBJECTS) ## Compile the BPF programs that the agent embeds
 
 $(OBJECT_DIR)/%.o: bpf/%.c $(BPF_HEADERS) Makefile
-	@mkdir -p $(@D)
+	@mkdir -p $(@D) build/bpf
 	@command -v $(CLANG) >/dev/null || { echo "make gen: $(CLANG) is not installed: run make setup" >&2; exit 1; }
-	$(CLANG) $(BPF_CFLAGS) -c $< -o $@.tmp
-	$(LLVM_STRIP) -g $@.tmp
-	@mv $@.tmp $@
+	$(CLANG) $(BPF_CFLAGS) -c $< -o build/bpf/$(@F)
+	$(LLVM_STRIP) -g build/bpf/$(@F)
+	@mv build/bpf/$(@F) $@
 
 .PHONY: generate
 generate: gen ## Write the committed generated Go files again, from the C headers
@@ -95,7 +95,7 @@ uninstall: ## Remove what install put there; state and kernel objects stay (see:
 
 .PHONY: clean
 clean: ## Remove everything that was built
-	rm -rf build $(OBJECT_DIR)/*.o $(OBJECT_DIR)/*.tmp
+	rm -rf build $(OBJECT_DIR)/*.o
 
 ##@ Check
 
