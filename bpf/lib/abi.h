@@ -100,6 +100,13 @@ enum party {
 	DESTINATION = 1,
 };
 
+/* Seconds that a flow lives after its last packet. */
+enum flow_life {
+	LIFE_TCP_OPEN = 21600,
+	LIFE_CLOSING = 10,
+	LIFE_OTHER = 60, /* also a connection attempt without an answer */
+};
+
 /* What is known of one end; ifindex 0 means it is not a workload of this node. */
 struct flow_end {
 	__u32 identity;

@@ -38,7 +38,7 @@ static __always_inline void count_lost_event(void)
 		(*lost)++;
 }
 
-static __always_inline void capture(struct __sk_buff *skb, struct event *e)
+static __noinline int capture(struct __sk_buff *skb, struct event *e)
 {
 	__u32 n = skb->len;
 
@@ -48,6 +48,7 @@ static __always_inline void capture(struct __sk_buff *skb, struct event *e)
 	/* The second test is for the verifier: the helper takes no empty read. */
 	if (n > 0 && n <= CAPTURE_BYTES && !bpf_skb_load_bytes(skb, 0, e->capture, n))
 		e->capture_len = n;
+	return 0;
 }
 
 __noinline int emit(struct __sk_buff *skb, const struct packet *p, const struct report *r)

@@ -5,18 +5,15 @@
 #include "lib/decide.h"
 #include "lib/l4.h"
 
-#define SECONDS 1000000000ULL
-#define LIFE_TCP_OPEN (21600 * SECONDS)
-#define LIFE_CLOSING (10 * SECONDS)
-#define LIFE_OTHER (60 * SECONDS)
+#define SECOND 1000000000ULL
 
 static __always_inline __u64 flow_life(const struct flow *f, __u8 protocol)
 {
 	if (f->state == FLOW_CLOSING)
-		return LIFE_CLOSING;
+		return LIFE_CLOSING * SECOND;
 	if (protocol == PROTO_TCP && f->state == FLOW_OPEN)
-		return LIFE_TCP_OPEN;
-	return LIFE_OTHER;
+		return LIFE_TCP_OPEN * SECOND;
+	return LIFE_OTHER * SECOND;
 }
 
 /* The party that an address of the flow is: 0 low, 1 high. */

@@ -16,6 +16,11 @@ struct policy_query {
 	__be16 port;
 };
 
+static __noinline struct policy_value *policy_entry(void *map, const struct policy_key *key)
+{
+	return bpf_map_lookup_elem(map, key);
+}
+
 /* Of the best entry for this very peer and the best for any peer, the one of
  * higher precedence decides; a tie goes to the denial. No entry is a denial.
  */
@@ -37,9 +42,9 @@ static __always_inline verdict_t policy_verdict(const struct policy_query *q, __
 	/* Not installed: the workload is closed until it is. */
 	if (!map)
 		return DROP(NO_POLICY);
-	exact = bpf_map_lookup_elem(map, &key);
+	exact = policy_entry(map, &key);
 	key.peer = 0;
-	any = bpf_map_lookup_elem(map, &key);
+	any = policy_entry(map, &key);
 
 	best = exact ? exact : any;
 	if (exact && any && (any->precedence > exact->precedence ||

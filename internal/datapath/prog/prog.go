@@ -1,0 +1,214 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package prog loads the compiled BPF programs of the data plane into the
+// kernel: it sets their constants and map sizes, and creates or adopts the
+// pinned maps that outlive the agent.
+//
+// The objects are compiled when the agent is built and embedded here; nothing is
+// compiled at run time.
+package prog
+
+import (
+	"bytes"
+	"embed"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"net/netip"
+	"os"
+	"path/filepath"
+
+	"github.com/cilium/ebpf"
+
+	"cilium.local/cilium/internal/datapath/abi"
+	"cilium.local/cilium/internal/identity"
+)
+
+//go:embed all:objects
+var objects embed.FS
+
+// Constants become read-only data of the programs, so that the verifier removes
+// the branches that they decide.
+type Constants struct {
+	GatewayMAC   [6]byte
+	GatewayIPv4  netip.Addr // invalid: the node has no IPv4
+	GatewayIPv6  netip.Addr // invalid: the node has no IPv6
+	WorldIPv4    identity.ID
+	WorldIPv6    identity.ID
+	TracePackets bool // report every packet, not only a flow's changes of state
+}
+
+// Sizes are the capacities of the maps, in entries unless said otherwise. Bytes
+// each entry costs in the kernel, about: endpoint 100, address 120, policy entry
+// 100, flow 200 (allocated at once), fragment 100 (allocated at once).
+type Sizes struct {
+	Endpoints     uint32 // one an address
+	Addresses     uint32
+	Policies      uint32 // distinct policies, 8 bytes each
+	PolicyEntries uint32 // of one policy
+	Flows         uint32
+	Fragments     uint32
+	EventBytes    uint32 // of the ring buffer, a power of two and a multiple of the page size
+}
+
+// DefaultSizes suit a node with some hundred workloads; about 30 MiB.
+func DefaultSizes() Sizes {
+	return Sizes{
+		Endpoints: 4096, Addresses: 131072, Policies: 4096, PolicyEntries: 16384,
+		Flows: 131072, Fragments: 8192, EventBytes: 1 << 20,
+	}
+}
+
+// Loaded is the data plane in the kernel.
+type Loaded struct {
+	FromWorkload, ToWorkload *ebpf.Program
+	Maps                     Maps
+	collection               *ebpf.Collection
+}
+
+// Maps are the programs' maps, by the names that the C code gives them.
+type Maps struct {
+	Endpoints, IPCache, Policies, Control, Flows, Fragments, Metrics, Events, EventsLost *ebpf.Map
+
+	// PolicySpec is the specification of one policy's map, for the Policies slots.
+	PolicySpec *ebpf.MapSpec
+}
+
+// Spec returns the compiled data plane, unloaded. It fails when the agent was
+// built without the objects.
+func Spec() (*ebpf.CollectionSpec, error) {
+	data, err := objects.ReadFile("objects/endpoint.o")
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, errors.New("this binary was built without its BPF programs; build it with: make build")
+	}
+	if err != nil {
+		return nil, err
+	}
+	spec, err := ebpf.LoadCollectionSpecFromReader(bytes.NewReader(data))
+	if err != nil {
+		return nil, fmt.Errorf("parse endpoint.o: %w", err)
+	}
+	return spec, nil
+}
+
+// Load puts programs and maps into the kernel. Maps are pinned under pinDir,
+// which must be on a bpffs; maps found there are adopted with the size they have.
+func Load(pinDir string, c Constants, s Sizes, log *slog.Logger) (*Loaded, error) {
+	spec, err := Spec()
+	if err != nil {
+		return nil, err
+	}
+	if err := setConstants(spec, c); err != nil {
+		return nil, err
+	}
+	setSizes(spec, s)
+	if err := os.MkdirAll(pinDir, 0o700); err != nil {
+		return nil, fmt.Errorf("create %s for pinned maps: %w (is a bpffs mounted there?)", pinDir, err)
+	}
+	if err := pinMaps(spec, pinDir, log); err != nil {
+		return nil, err
+	}
+	collection, err := ebpf.NewCollectionWithOptions(spec, ebpf.CollectionOptions{
+		Maps: ebpf.MapOptions{PinPath: pinDir},
+	})
+	if err != nil {
+		return nil, loadError(pinDir, err)
+	}
+	return loaded(spec, collection), nil
+}
+
+func loaded(spec *ebpf.CollectionSpec, c *ebpf.Collection) *Loaded {
+	return &Loaded{
+		FromWorkload: c.Programs["from_workload"],
+		ToWorkload:   c.Programs["to_workload"],
+		Maps: Maps{
+			Endpoints: c.Maps["endpoints"], IPCache: c.Maps["ipcache"], Policies: c.Maps["policies"],
+			Control: c.Maps["control"], Flows: c.Maps["flows"], Fragments: c.Maps["fragments"],
+			Metrics: c.Maps["metrics"], Events: c.Maps["events"], EventsLost: c.Maps["events_lost"],
+			PolicySpec: spec.Maps["policies"].InnerMap.Copy(),
+		},
+		collection: c,
+	}
+}
+
+func loadError(pinDir string, err error) error {
+	var verifier *ebpf.VerifierError
+	if errors.As(err, &verifier) {
+		return fmt.Errorf("the kernel refused a BPF program: %+v (kernels from 6.1 are supported)", verifier)
+	}
+	if errors.Is(err, ebpf.ErrMapIncompatible) {
+		return fmt.Errorf("adopt the maps pinned in %s: %w (made by another version; remove them with: cilium cleanup -f)", pinDir, err)
+	}
+	return fmt.Errorf("load the data plane: %w", err)
+}
+
+// Close frees this process's references; pinned maps and attached programs stay.
+func (l *Loaded) Close() { l.collection.Close() }
+
+func setConstants(spec *ebpf.CollectionSpec, c Constants) error {
+	mac := [8]byte{}
+	copy(mac[:], c.GatewayMAC[:])
+	values := map[string]any{
+		"gateway_mac":         mac,
+		"gateway_ipv4":        gateway(c.GatewayIPv4),
+		"gateway_ipv6":        gateway(c.GatewayIPv6),
+		"world_ipv4_identity": uint32(c.WorldIPv4),
+		"world_ipv6_identity": uint32(c.WorldIPv6),
+		"trace_packets":       c.TracePackets,
+	}
+	for name, value := range values {
+		variable := spec.Variables[name]
+		if variable == nil {
+			return fmt.Errorf("constant %s is not in the BPF object; build both anew with: make build", name)
+		}
+		if err := variable.Set(value); err != nil {
+			return fmt.Errorf("set constant %s: %w", name, err)
+		}
+	}
+	return nil
+}
+
+// gateway returns all zero for a family that the node does not have.
+func gateway(ip netip.Addr) abi.Addr {
+	if !ip.IsValid() {
+		return abi.Addr{}
+	}
+	return abi.AddrFrom(ip)
+}
+
+func setSizes(spec *ebpf.CollectionSpec, s Sizes) {
+	for name, entries := range map[string]uint32{
+		"endpoints": s.Endpoints, "ipcache": s.Addresses, "policies": 2 * (s.Policies + 1),
+		"flows": s.Flows, "fragments": s.Fragments, "events": s.EventBytes,
+	} {
+		spec.Maps[name].MaxEntries = entries
+	}
+	spec.Maps["policies"].InnerMap.MaxEntries = s.PolicyEntries
+}
+
+// pinMaps has every map pinned by name. A map that is pinned already keeps its
+// size: making it anew would forget every flow. The new size takes effect after
+// a cleanup.
+func pinMaps(spec *ebpf.CollectionSpec, pinDir string, log *slog.Logger) error {
+	for name, m := range spec.Maps {
+		if m.Type == ebpf.Array && name == ".rodata" || name == ".rodata.cst32" {
+			continue
+		}
+		m.Pinning = ebpf.PinByName
+		pinned, err := ebpf.LoadPinnedMap(filepath.Join(pinDir, name), nil)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return fmt.Errorf("open pinned map %s: %w", filepath.Join(pinDir, name), err)
+		}
+		if pinned.MaxEntries() != m.MaxEntries {
+			log.Warn("A pinned map keeps its size until the next cleanup",
+				"map", name, "entries", pinned.MaxEntries(), "configured", m.MaxEntries)
+			m.MaxEntries = pinned.MaxEntries()
+		}
+		pinned.Close()
+	}
+	return nil
+}
