@@ -106,7 +106,7 @@ unit: gen ## Run the quick tests (no root needed)
 .PHONY: test
 test: ## Set up, build and run all tests; as root also those on a real kernel and Docker
 	tools/setup build docker
-	$(MAKE) build check check-generated
+	$(MAKE) --no-print-directory build check check-generated
 	$(GO) vet ./...
 	CILIUM_BIN_DIR=$(BIN) $(GO) test -count=1 -timeout 20m $(TESTFLAGS) $(OTHERS)
 	$(if $(E2E_PACKAGES),CILIUM_BIN_DIR=$(BIN) $(GO) test -count=1 -p 1 -timeout 30m $(TESTFLAGS) $(E2E_PACKAGES))
@@ -157,14 +157,18 @@ fuzz: gen ## Run every fuzz target for FUZZTIME (default 30s)
 
 ##@ Show
 
+# Built and started directly, because `go run` does not pass every signal on and
+# cleaning up after an interrupt depends on them.
 .PHONY: demo
 demo: ## The Docker demo on a private node: installs, builds, shows, checks, cleans up (root)
 	tools/setup build docker
-	$(MAKE) build
-	CILIUM_BIN_DIR=$(BIN) $(GO) run ./test/demo
+	$(MAKE) --no-print-directory build
+	$(GO) build -o build/test/demo ./test/demo
+	CILIUM_BIN_DIR=$(BIN) build/test/demo
 
 .PHONY: bench
 bench: ## Measure import-to-enforcement, CNI ADD and memory on a private node (root)
 	tools/setup build docker
-	$(MAKE) build
-	CILIUM_BIN_DIR=$(BIN) $(GO) run ./test/bench
+	$(MAKE) --no-print-directory build
+	$(GO) build -o build/test/bench ./test/bench
+	CILIUM_BIN_DIR=$(BIN) build/test/bench
