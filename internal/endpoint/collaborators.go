@@ -36,8 +36,9 @@ type Policies interface {
 	// the returned number and for the returned rule revision.
 	Acquire(ctx context.Context, id identity.Identity) (policyID uint32, revision uint64, err error)
 	// Adopt counts one use under the number that the kernel already holds it
-	// by; the next round of the policy loop compares and patches.
-	Adopt(id identity.Identity, policyID uint32)
+	// by, and returns the number in force from now on. The policy itself
+	// reaches the kernel before Resume.
+	Adopt(id identity.Identity, policyID uint32) (uint32, error)
 	// Release ends one use; the last one removes the policy from the kernel.
 	Release(id identity.ID)
 }

@@ -70,7 +70,11 @@ func (m *Manager) adopt(e *Endpoint) {
 		m.log.Warn("adopt identity", "endpoint", e.ID, "identity", e.Identity, "error", err)
 	}
 	if e.PolicyID != 0 {
-		m.with.Policies.Adopt(id, e.PolicyID)
+		number, err := m.with.Policies.Adopt(id, e.PolicyID)
+		if err != nil {
+			m.log.Error("endpoint is closed", "endpoint", e.ID, "error", err)
+		}
+		e.PolicyID = number
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()

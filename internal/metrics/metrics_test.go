@@ -1,0 +1,88 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package metrics_test
+
+import (
+	"errors"
+	"net/http/httptest"
+	"strings"
+	"testing"
+	"time"
+
+	"cilium.local/cilium/internal/metrics"
+)
+
+func sources() metrics.Sources {
+	return metrics.Sources{
+		Packets: func() ([]metrics.Packets, error) {
+			return []metrics.Packets{
+				{Direction: "EGRESS", Count: 7, Bytes: 700},
+				{Reason: "Policy denied", Direction: "INGRESS", Count: 3, Bytes: 180},
+			}, nil
+		},
+		EndpointStates: func() map[string]int { return map[string]int{"ready": 2} },
+		PolicyRevision: func() uint64 { return 5 },
+		PolicyRules:    func() int { return 4 },
+		Identities:     func() int { return 12 },
+		EventsLost:     func() uint64 { return 1 },
+	}
+}
+
+func scrape(t *testing.T, m *metrics.Metrics) string {
+	t.Helper()
+	w := httptest.NewRecorder()
+	m.Handler().ServeHTTP(w, httptest.NewRequest("GET", "/metrics", nil))
+	return w.Body.String()
+}
+
+func TestScrapeReadsTheSourcesAndTheDurations(t *testing.T) {
+	m := metrics.New(sources(), "1.2.3")
+	m.Ready()
+	m.PolicyEnforced(3*time.Millisecond, nil)
+	m.PolicyEnforced(time.Second, errors.New("too large"))
+	m.KVStore("get", time.Millisecond, nil)
+	m.API("PUT", "/policy", 200, time.Millisecond)
+	text := scrape(t, m)
+	for _, line := range []string{
+		`cilium_forward_count_total{direction="EGRESS"} 7`,
+		`cilium_drop_count_total{direction="INGRESS",reason="Policy denied"} 3`,
+		`cilium_drop_bytes_total{direction="INGRESS",reason="Policy denied"} 180`,
+		`cilium_endpoint_state{endpoint_state="ready"} 2`,
+		`cilium_policy_max_revision 5`,
+		`cilium_identity_count 12`,
+		`cilium_policy_implementation_delay_count 1`,
+		`cilium_policy_change_total{outcome="failure"} 1`,
+		`cilium_kvstore_operations_duration_seconds_count{action="get",outcome="success"} 1`,
+		`cilium_agent_api_process_time_seconds_count{method="PUT",path="/policy",return_code="200"} 1`,
+		`cilium_version{version="1.2.3"} 1`,
+	} {
+		if !strings.Contains(text, line+"\n") {
+			t.Errorf("no line %s", line)
+		}
+	}
+}
+
+func TestKernelCountersThatCannotBeReadLeaveTheOthers(t *testing.T) {
+	src := sources()
+	src.Packets = func() ([]metrics.Packets, error) { return nil, errors.New("map is gone") }
+	text := scrape(t, metrics.New(src, "x"))
+	if !strings.Contains(text, "cilium_policy_max_revision 5") {
+		t.Errorf("other metrics are missing:\n%s", text)
+	}
+}
+
+func TestSamplesListEverySeriesOnce(t *testing.T) {
+	m := metrics.New(sources(), "x")
+	m.PolicyEnforced(time.Second, nil)
+	samples, err := m.Samples()
+	if err != nil {
+		t.Fatal(err)
+	}
+	byName := map[string]float64{}
+	for _, s := range samples {
+		byName[s.Name] += s.Value
+	}
+	if byName["cilium_policy_implementation_delay_sum"] != 1 || byName["cilium_forward_bytes_total"] != 700 {
+		t.Errorf("samples: %v", byName)
+	}
+}

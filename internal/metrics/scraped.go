@@ -1,0 +1,65 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package metrics
+
+import "github.com/prometheus/client_golang/prometheus"
+
+// Descriptions of what is read at scrape time.
+var (
+	forwardCount   = describe("cilium_forward_count_total", "Packets forwarded.", "direction")
+	forwardBytes   = describe("cilium_forward_bytes_total", "Bytes forwarded.", "direction")
+	dropCount      = describe("cilium_drop_count_total", "Packets dropped.", "reason", "direction")
+	dropBytes      = describe("cilium_drop_bytes_total", "Bytes dropped.", "reason", "direction")
+	endpointState  = describe("cilium_endpoint_state", "Endpoints by state.", "endpoint_state")
+	policyRevision = describe("cilium_policy_max_revision", "Revision of the policy in force.")
+	policyRules    = describe("cilium_policy_count", "Number of policy rules in force.")
+	identityCount  = describe("cilium_identity_count", "Number of identities known.")
+	eventsLost     = describe("cilium_monitor_events_lost_total", "Data plane events that found no room on their way to a reader.")
+)
+
+func describe(name, help string, labels ...string) *prometheus.Desc {
+	return prometheus.NewDesc(name, help, labels, nil)
+}
+
+// scraped is a prometheus.Collector over Sources.
+type scraped struct{ src Sources }
+
+// Describe implements prometheus.Collector.
+func (*scraped) Describe(out chan<- *prometheus.Desc) {
+	for _, d := range []*prometheus.Desc{
+		forwardCount, forwardBytes, dropCount, dropBytes, endpointState,
+		policyRevision, policyRules, identityCount, eventsLost,
+	} {
+		out <- d
+	}
+}
+
+// Collect implements prometheus.Collector.
+func (s *scraped) Collect(out chan<- prometheus.Metric) {
+	counter := func(d *prometheus.Desc, v uint64, labels ...string) {
+		out <- prometheus.MustNewConstMetric(d, prometheus.CounterValue, float64(v), labels...)
+	}
+	gauge := func(d *prometheus.Desc, v float64, labels ...string) {
+		out <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v, labels...)
+	}
+	packets, err := s.src.Packets()
+	if err != nil {
+		out <- prometheus.NewInvalidMetric(forwardCount, err)
+	}
+	for _, p := range packets {
+		if p.Reason == "" {
+			counter(forwardCount, p.Count, p.Direction)
+			counter(forwardBytes, p.Bytes, p.Direction)
+			continue
+		}
+		counter(dropCount, p.Count, p.Reason, p.Direction)
+		counter(dropBytes, p.Bytes, p.Reason, p.Direction)
+	}
+	for state, n := range s.src.EndpointStates() {
+		gauge(endpointState, float64(n), state)
+	}
+	gauge(policyRevision, float64(s.src.PolicyRevision()))
+	gauge(policyRules, float64(s.src.PolicyRules()))
+	gauge(identityCount, float64(s.src.Identities()))
+	counter(eventsLost, s.src.EventsLost())
+}
