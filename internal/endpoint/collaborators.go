@@ -46,7 +46,7 @@ type Policies interface {
 // Devices makes and removes the veth pair of an endpoint.
 type Devices interface {
 	// Create makes the pair and returns the index of the host end.
-	Create(d Device) (ifindex int, err error)
+	Create(e Endpoint) (ifindex int, err error)
 	// Configure adds the host's routes and, when the device names a network
 	// namespace, moves the container end there and sets it up.
 	Configure(e Endpoint) error

@@ -87,12 +87,11 @@ func (m *Manager) admit(spec Spec) (*entry, error) {
 			return nil, err
 		}
 	}
-	name := strconv.Itoa(int(id))
 	ent := &entry{ep: &Endpoint{
 		ID: id, External: spec.External, Labels: spec.Labels, LabelsKnown: spec.LabelsKnown,
 		IPv4: spec.IPv4, IPv6: spec.IPv6, Created: time.Now(),
 		Device: Device{
-			HostName: HostDevicePrefix + name, PeerName: PeerDevicePrefix + name, HostMAC: m.cfg.HostMAC, MAC: mac,
+			HostName: m.cfg.HostName(id), PeerName: m.cfg.PeerName(id), HostMAC: m.cfg.HostMAC, MAC: mac,
 			MTU: m.cfg.MTU, NetNS: spec.NetNS, ContainerIfName: spec.ContainerIfName,
 		},
 	}}
@@ -101,13 +100,6 @@ func (m *Manager) admit(spec Spec) (*entry, error) {
 	m.entries[id] = ent
 	return ent, nil
 }
-
-// Names of the devices that the agent makes: prefix and endpoint number. The
-// peer's name is what the container end has until it is moved and renamed.
-const (
-	HostDevicePrefix = "lxc"
-	PeerDevicePrefix = "tmpcil"
-)
 
 // clash returns what of the spec the endpoint already has, or "".
 func (e *Endpoint) clash(spec Spec) string {
@@ -225,7 +217,7 @@ func (m *Manager) acquire(ctx context.Context, ent *entry) error {
 }
 
 func (m *Manager) makeDevice(ent *entry) error {
-	index, err := m.with.Devices.Create(ent.ep.Device)
+	index, err := m.with.Devices.Create(m.update(ent, func(*Endpoint) {}))
 	if err != nil {
 		return err
 	}

@@ -32,6 +32,9 @@ var (
 type Config struct {
 	// Dir holds one file per endpoint; it is created when missing.
 	Dir string
+	// HostName and PeerName name the ends of an endpoint's pair; the peer's name
+	// holds until the container end is moved and renamed.
+	HostName, PeerName func(id uint16) string
 	// HostMAC is the address of every host end, which workloads use as gateway.
 	HostMAC net.HardwareAddr
 	// MTU of the devices, in bytes.

@@ -121,7 +121,8 @@ func (w *world) Adopt(id identity.Identity) error {
 	return w.call("adopt", "%s", id.Labels)
 }
 
-func (w *world) Create(d endpoint.Device) (int, error) {
+func (w *world) Create(e endpoint.Endpoint) (int, error) {
+	d := e.Device
 	if err := w.call("device", "%s", d.HostName); err != nil {
 		return 0, err
 	}
@@ -194,7 +195,10 @@ func (p engine) Release(id identity.ID) {
 func (w *world) manager(t *testing.T, dir string) *endpoint.Manager {
 	t.Helper()
 	m, err := endpoint.New(endpoint.Config{
-		Dir: dir, HostMAC: net.HardwareAddr{2, 0, 0, 0, 0, 1}, MTU: 1500,
+		Dir:      dir,
+		HostName: func(id uint16) string { return fmt.Sprint("lxc", id) },
+		PeerName: func(id uint16) string { return fmt.Sprint("tmp", id) },
+		HostMAC: net.HardwareAddr{2, 0, 0, 0, 0, 1}, MTU: 1500,
 		Relevant: func(s label.Set) label.Set {
 			return slices.DeleteFunc(slices.Clone(s), func(l label.Label) bool { return l.Key == "noise" })
 		},
