@@ -628,21 +628,53 @@ func TestAThreadIsNeverLeftInAnotherNamespace(t *testing.T) {
 	}
 }
 
+func TestContainerEndIsMadeWhereItBelongs(t *testing.T) {
+	host, h := node(t)
+	w := newWorkload(t, 0x102, h.MAC)
+	w.pair.PeerNetns = w.netns
+	in(t, host, func() error {
+		if _, _, err := device.CreatePair(w.pair); err != nil {
+			return err
+		}
+		w.pair.Replace = true // the first is a leftover then
+		if err := w.attach(); err != nil {
+			return err
+		}
+		return device.CheckInNetns(w.netns, w.iface)
+	})
+	w.knowGateway(t)
+	if err := echo(t, host, w.netns, w.iface.IPv6); err != nil {
+		t.Error(err)
+	}
+	w.pair.PeerNetns = "/does/not/exist"
+	if _, _, err := device.CreatePair(w.pair); err == nil || !strings.Contains(err.Error(), "/does/not/exist") {
+		t.Errorf("got %v", err)
+	}
+}
+
 func TestCreateAndConfigureIsQuick(t *testing.T) {
 	host, h := node(t)
-	var took []time.Duration
-	for id := uint16(0x200); id < 0x20a; id++ {
-		w := newWorkload(t, id, h.MAC)
-		in(t, host, func() error {
-			start := time.Now()
-			defer func() { took = append(took, time.Since(start)) }()
-			return w.attach()
-		})
-	}
-	slices.Sort(took)
-	t.Logf("create and configure: median %v, longest %v", took[len(took)/2], took[len(took)-1])
-	// The aim is 15 ms; shared test machines get some room.
-	if median := took[len(took)/2]; median > 60*time.Millisecond {
-		t.Errorf("median %v", median)
+	for name, direct := range map[string]bool{"made in place": true, "moved": false} {
+		var took []time.Duration
+		for i := range uint16(10) {
+			w := newWorkload(t, 0x200+i, h.MAC)
+			if direct {
+				w.pair.PeerNetns = w.netns
+			}
+			in(t, host, func() error {
+				start := time.Now()
+				if err := w.attach(); err != nil {
+					return err
+				}
+				took = append(took, time.Since(start))
+				return device.Delete(w.pair.HostName)
+			})
+		}
+		slices.Sort(took)
+		t.Logf("%s: median %v, longest %v", name, took[len(took)/2], took[len(took)-1])
+		// The aim is 15 ms when made in place; a shared machine gets some room.
+		if median := took[len(took)/2]; direct && median > 30*time.Millisecond {
+			t.Errorf("%s: median %v", name, median)
+		}
 	}
 }
