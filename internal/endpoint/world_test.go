@@ -198,7 +198,7 @@ func (w *world) manager(t *testing.T, dir string) *endpoint.Manager {
 		Dir:      dir,
 		HostName: func(id uint16) string { return fmt.Sprint("lxc", id) },
 		PeerName: func(id uint16) string { return fmt.Sprint("tmp", id) },
-		HostMAC: net.HardwareAddr{2, 0, 0, 0, 0, 1}, MTU: 1500,
+		HostMAC:  net.HardwareAddr{2, 0, 0, 0, 0, 1}, MTU: 1500,
 		Relevant: func(s label.Set) label.Set {
 			return slices.DeleteFunc(slices.Clone(s), func(l label.Label) bool { return l.Key == "noise" })
 		},
