@@ -82,7 +82,7 @@ static __always_inline long write_ipv6_error(struct __sk_buff *skb, const struct
 	struct addr gateway;
 	__u64 sum;
 
-	__builtin_memcpy(&gateway, (const void *)&gateway_ipv6, sizeof(gateway));
+	load_gateway_ipv6(&gateway);
 	h.ip.version = 6;
 	h.ip.hop_limit = 64;
 	h.ip.nexthdr = PROTO_ICMPV6;
@@ -113,8 +113,7 @@ static __noinline int answer_with_error(struct __sk_buff *skb, const struct pack
 	long err;
 
 	/* Never an error about an error, a later fragment or a group. */
-	if (p->icmp_kind == ICMP_KIND_ERROR || p->fragment_offset ||
-	    addr_is_multicast(p, &p->dst))
+	if (p->icmp_kind == ICMP_KIND_ERROR || p->fragment_offset || addr_is_multicast(p, &p->dst))
 		return TC_ACT_SHOT;
 	quote = quote > QUOTE_BYTES ? QUOTE_BYTES : quote & ~1U;
 	if (bpf_skb_change_tail(skb, ETH_HLEN + quote, 0) < 0)

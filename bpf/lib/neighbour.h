@@ -40,6 +40,15 @@ static __always_inline void load_gateway_mac(__u8 *to)
 		to[i] = gateway_mac[i];
 }
 
+/* Word by word: a plain copy would lose "volatile", and the compiler would put in
+ * the zeros that stand in the object.
+ */
+static __always_inline void load_gateway_ipv6(struct addr *to)
+{
+	for (int i = 0; i < 4; i++)
+		to->words[i] = gateway_ipv6.words[i];
+}
+
 /* Sends the frame back from the gateway to the workload it came from. */
 static __always_inline int return_frame(struct __sk_buff *skb)
 {
@@ -110,9 +119,8 @@ static __noinline int answer_solicitation(struct __sk_buff *skb, const struct pa
 	struct addr target = {}, mine;
 	__u64 sum;
 
-	__builtin_memcpy(&mine, (const void *)&gateway_ipv6, sizeof(mine));
-	if (p->ttl != 255 || p->icmp_code || p->l4_offset != offset ||
-	    p->payload_length < 24 ||
+	load_gateway_ipv6(&mine);
+	if (p->ttl != 255 || p->icmp_code || p->l4_offset != offset || p->payload_length < 24 ||
 	    bpf_skb_load_bytes(skb, offset + 8, &target, sizeof(target)) < 0)
 		return TC_ACT_SHOT;
 	/* The unspecified source is duplicate detection: silence says "free". */
@@ -123,7 +131,8 @@ static __noinline int answer_solicitation(struct __sk_buff *skb, const struct pa
 	load_gateway_mac(gateway);
 	__builtin_memcpy(na.mac, gateway, 6);
 	sum = ipv6_pseudo_sum(&mine, &p->src, sizeof(na));
-	sum = bpf_csum_diff(NULL, 0, (__be32 *)&na, sizeof(na), (__u32)((sum & 0xffffffff) + (sum >> 32)));
+	sum = bpf_csum_diff(NULL, 0, (__be32 *)&na, sizeof(na),
+			    (__u32)((sum & 0xffffffff) + (sum >> 32)));
 	na.checksum = fold_checksum(sum & 0xffffffff);
 
 	if (bpf_skb_change_tail(skb, offset + sizeof(na), 0) < 0)

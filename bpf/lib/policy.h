@@ -47,8 +47,9 @@ static __always_inline verdict_t policy_verdict(const struct policy_query *q, __
 	any = policy_entry(map, &key);
 
 	best = exact ? exact : any;
-	if (exact && any && (any->precedence > exact->precedence ||
-			     (any->precedence == exact->precedence && any->action)))
+	if (exact && any &&
+	    (any->precedence > exact->precedence ||
+	     (any->precedence == exact->precedence && any->action)))
 		best = any;
 	if (!best)
 		return DROP(POLICY);

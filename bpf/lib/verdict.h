@@ -11,24 +11,24 @@ typedef __u32 verdict_t;
 #define PASS ((verdict_t)0)
 
 /* Files that can decide a drop; a number is never reused. */
-#define SOURCE_FILES(X)        \
-	X(1, "endpoint.c")     \
-	X(2, "packet.h")       \
-	X(3, "fragment.h")     \
-	X(4, "flow.h")         \
-	X(5, "policy.h")       \
-	X(6, "decide.h")       \
-	X(7, "neighbour.h")    \
-	X(8, "icmp_error.h")   \
-	X(9, "deliver.h")      \
-	X(10, "ipv6.h")        \
-	X(11, "l4.h")          \
-	X(12, "related.h")     \
+#define SOURCE_FILES(X)      \
+	X(1, "endpoint.c")   \
+	X(2, "packet.h")     \
+	X(3, "fragment.h")   \
+	X(4, "flow.h")       \
+	X(5, "policy.h")     \
+	X(6, "decide.h")     \
+	X(7, "neighbour.h")  \
+	X(8, "icmp_error.h") \
+	X(9, "deliver.h")    \
+	X(10, "ipv6.h")      \
+	X(11, "l4.h")        \
+	X(12, "related.h")   \
 	X(13, "admit.h")
 
 static __always_inline __u32 source_file_number(const char *name)
 {
-#define MATCH(number, file)               \
+#define MATCH(number, file)                \
 	if (!__builtin_strcmp(name, file)) \
 		return number;
 	SOURCE_FILES(MATCH)
@@ -37,9 +37,8 @@ static __always_inline __u32 source_file_number(const char *name)
 }
 
 /* Folds to a constant: the comparison is between literals. */
-#define DROP(reason)                                                 \
-	((verdict_t)(DROP_##reason |                                 \
-		     source_file_number(__FILE_NAME__) << 8 |        \
+#define DROP(reason)                                                          \
+	((verdict_t)(DROP_##reason | source_file_number(__FILE_NAME__) << 8 | \
 		     (__u32)__LINE__ << 16))
 
 static __always_inline __u8 verdict_reason(verdict_t v)
