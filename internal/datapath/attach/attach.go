@@ -1,11 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package attach puts BPF programs on a network device and keeps them there
-// without the process that did it: by pinned tcx links where the kernel has
-// them (6.6), else by clsact filters with a fixed handle and priority, which are
-// replaced in place. An update never leaves a moment without a program.
+// Package attach puts the two programs of a device in place, one for each
+// direction, and takes them away again.
 //
-// Devices are those of the calling process's network namespace.
+// There are two forms. From Linux 6.6 programs are held by tcx links, which are
+// pinned, so that they stay when the agent ends and the next one updates them.
+// Before, they are clsact filters with a fixed priority and handle, which the
+// kernel keeps by itself. In both forms a program is replaced in place: at no
+// time does a packet pass without one. Changing the form puts the new one in
+// place before the old one goes; while both are there, tcx decides.
 package attach
 
 import (
@@ -17,112 +20,230 @@ import (
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
+	"golang.org/x/sys/unix"
 )
 
-// Attacher attaches and detaches. It has no state but its configuration.
+// Form is how a program is attached.
+type Form string
+
+// The two forms.
+const (
+	TCX    Form = "tcx"
+	Clsact Form = "clsact"
+)
+
+// Direction is seen from the device: Ingress programs see what it receives,
+// which on the host end of a workload's pair is what the workload sends.
+type Direction string
+
+// The two directions.
+const (
+	Ingress Direction = "ingress"
+	Egress  Direction = "egress"
+)
+
+var directions = []Direction{Ingress, Egress}
+
+func (d Direction) tcx() ebpf.AttachType {
+	if d == Ingress {
+		return ebpf.AttachTCXIngress
+	}
+	return ebpf.AttachTCXEgress
+}
+
+// Attacher attaches programs in one form. It may be used from several
+// goroutines as long as they are about different devices. Devices are those of
+// the calling thread's network namespace.
 type Attacher struct {
-	linkDir string
-	legacy  bool
+	links string // folder of the pinned links
+	form  Form
 }
 
-// New returns an Attacher that pins links in the folder links under pinDir,
-// which must be on a bpffs. With legacy it uses clsact filters also where the
-// kernel has tcx.
-func New(pinDir string, legacy bool) *Attacher {
-	return &Attacher{linkDir: filepath.Join(pinDir, "links"), legacy: legacy}
+// New makes an attacher which pins links under pinDir/links. The folder pinDir
+// must be on a bpffs: see EnsureBPFFS. With legacy, clsact filters are used even
+// where the kernel knows tcx.
+func New(pinDir string, legacy bool) (*Attacher, error) {
+	a := &Attacher{links: filepath.Join(pinDir, "links"), form: TCX}
+	if legacy {
+		a.form = Clsact
+	}
+	if err := os.MkdirAll(a.links, 0o700); err != nil {
+		return nil, fmt.Errorf("make the folder of the pinned links: %w (is %s on a bpffs?)", err, pinDir)
+	}
+	return a, nil
 }
 
-// direction is one of the two hooks of a device.
-type direction struct {
-	name   string
-	tcx    ebpf.AttachType
-	parent uint32 // of the clsact filter
+// Form is the form that the attacher uses.
+func (a *Attacher) Form() Form { return a.form }
+
+func (a *Attacher) pin(ifname string, d Direction) string {
+	return filepath.Join(a.links, ifname+"_"+string(d))
 }
 
-// Attach makes ingress and egress the programs of the two directions, as the
-// device sees them. Programs that an earlier process attached are replaced.
+// Attach puts both programs, of type SchedCLS, on the device, in place of those
+// of an earlier call or of an earlier agent. When it fails on a device that had
+// no programs it leaves none behind; a device that had some keeps one for each
+// direction.
 func (a *Attacher) Attach(ifindex int, ifname string, ingress, egress *ebpf.Program) error {
-	if err := a.attach(ifindex, ifname, ingressHook, ingress); err != nil {
-		return err
-	}
-	return a.attach(ifindex, ifname, egressHook, egress)
-}
-
-func (a *Attacher) attach(ifindex int, ifname string, d direction, program *ebpf.Program) error {
-	if !a.legacy {
-		err := a.attachLink(ifindex, ifname, d, program)
-		if err == nil {
-			return removeFilter(ifindex, d)
+	programs := map[Direction]*ebpf.Program{Ingress: ingress, Egress: egress}
+	var added []Direction
+	for _, d := range directions {
+		fresh, err := a.attachOne(ifindex, ifname, d, programs[d])
+		if err != nil {
+			for _, d := range added {
+				err = errors.Join(err, a.detachOne(a.form, ifindex, ifname, d))
+			}
+			return fmt.Errorf("attach the %s program to device %s (index %d) as %s: %w", d, ifname, ifindex, a.form, err)
 		}
-		if !errors.Is(err, ebpf.ErrNotSupported) {
-			return fmt.Errorf("attach to %s of %s by tcx: %w", d.name, ifname, err)
+		if fresh {
+			added = append(added, d)
 		}
 	}
-	if err := replaceFilter(ifindex, d, program); err != nil {
-		return fmt.Errorf("attach to %s of %s by clsact: %w", d.name, ifname, err)
-	}
-	return a.removeLink(ifname, d)
-}
-
-// attachLink updates the pinned link if it is this device's, and else makes a
-// new one. A link outlives its device as an empty shell, so the name alone does
-// not tell.
-func (a *Attacher) attachLink(ifindex int, ifname string, d direction, program *ebpf.Program) error {
-	path := a.path(ifname, d)
-	pinned, err := link.LoadPinnedLink(path, nil)
-	if err == nil {
-		defer pinned.Close()
-		if attachedTo(pinned) == ifindex {
-			return pinned.Update(program)
+	// The device has our programs now, so the other form is superfluous.
+	for _, d := range directions {
+		if err := a.detachOne(a.form.other(), ifindex, ifname, d); err != nil {
+			return fmt.Errorf("remove the former %s program from device %s (index %d): %w", d, ifname, ifindex, err)
 		}
-		if err := pinned.Unpin(); err != nil {
-			return fmt.Errorf("remove stale link %s: %w", path, err)
-		}
-	} else if !errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("open pinned link %s: %w", path, err)
 	}
-	fresh, err := link.AttachTCX(link.TCXOptions{Interface: ifindex, Program: program, Attach: d.tcx})
-	if err != nil {
-		return err
-	}
-	defer fresh.Close()
-	if err := os.MkdirAll(a.linkDir, 0o700); err != nil {
-		return fmt.Errorf("create %s: %w", a.linkDir, err)
-	}
-	if err := fresh.Pin(path); err != nil {
-		return fmt.Errorf("pin %s: %w (is a bpffs mounted there?)", path, err)
+	if a.form == TCX {
+		return removeQdisc(ifindex, ifname)
 	}
 	return nil
 }
 
-// attachedTo returns the index of the link's device, or 0.
-func attachedTo(l link.Link) int {
-	info, err := l.Info()
-	if err != nil || info.TCX() == nil {
-		return 0
+func (f Form) other() Form {
+	if f == TCX {
+		return Clsact
 	}
-	return int(info.TCX().Ifindex)
+	return TCX
 }
 
-// Detach removes both programs. A device that is gone, or never had programs,
-// is no error.
+// Detach removes both programs in either form, and the pins. A device that is
+// gone is no error: its name still finds the pins.
 func (a *Attacher) Detach(ifindex int, ifname string) error {
-	var failed []error
-	for _, d := range []direction{ingressHook, egressHook} {
-		failed = append(failed, a.removeLink(ifname, d), removeFilter(ifindex, d))
+	var errs []error
+	for _, d := range directions {
+		for _, form := range []Form{TCX, Clsact} {
+			errs = append(errs, a.detachOne(form, ifindex, ifname, d))
+		}
 	}
-	return errors.Join(failed...)
-}
-
-func (a *Attacher) removeLink(ifname string, d direction) error {
-	path := a.path(ifname, d)
-	// Without its pin and any open handle, the kernel removes the link.
-	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("remove link %s: %w", path, err)
+	errs = append(errs, removeQdisc(ifindex, ifname))
+	if err := errors.Join(errs...); err != nil {
+		return fmt.Errorf("detach the programs from device %s (index %d): %w", ifname, ifindex, err)
 	}
 	return nil
 }
 
-func (a *Attacher) path(ifname string, d direction) string {
-	return filepath.Join(a.linkDir, ifname+"_"+d.name)
+func (a *Attacher) attachOne(ifindex int, ifname string, d Direction, prog *ebpf.Program) (fresh bool, err error) {
+	if a.form == Clsact {
+		return replaceFilter(ifindex, d, prog)
+	}
+	return a.attachLink(ifindex, ifname, d, prog)
+}
+
+func (a *Attacher) detachOne(form Form, ifindex int, ifname string, d Direction) error {
+	if form == Clsact {
+		return removeFilter(ifindex, ifname, d)
+	}
+	return removeLink(a.pin(ifname, d))
+}
+
+// attachLink updates the pinned link when it belongs to this device, and makes
+// a new one otherwise.
+func (a *Attacher) attachLink(ifindex int, ifname string, d Direction, prog *ebpf.Program) (fresh bool, err error) {
+	pin := a.pin(ifname, d)
+	adopted, err := adoptLink(pin, ifindex, d, prog)
+	if err != nil || adopted {
+		return false, err
+	}
+	l, err := link.AttachTCX(link.TCXOptions{Interface: ifindex, Program: prog, Attach: d.tcx()})
+	if err != nil {
+		return false, err
+	}
+	// Closing lets go of the descriptor; the pin keeps the link.
+	defer l.Close()
+	// A stale link belongs to a device that is gone, or that has another name
+	// today; only here is there something to put in its place.
+	if err := removeLink(pin); err != nil {
+		return false, fmt.Errorf("remove the stale pin %s: %w", pin, err)
+	}
+	if err := l.Pin(pin); err != nil {
+		return false, fmt.Errorf("pin the link at %s: %w", pin, err)
+	}
+	return true, nil
+}
+
+// adoptLink puts the program into the pinned link if that is on the device.
+// The kernel reports index 0 for a link whose device is gone.
+func adoptLink(pin string, ifindex int, d Direction, prog *ebpf.Program) (bool, error) {
+	l, err := link.LoadPinnedLink(pin, nil)
+	if err != nil {
+		// Not there, or something that is not a link: attachLink replaces it.
+		return false, nil //nolint:nilerr // a pin that cannot be read is replaced, and removing it reports what is wrong
+	}
+	defer l.Close()
+	info, err := l.Info()
+	if err != nil {
+		return false, fmt.Errorf("read what the pinned link %s is attached to: %w", pin, err)
+	}
+	tcx := info.TCX()
+	if tcx == nil || int(tcx.Ifindex) != ifindex || ebpf.AttachType(tcx.AttachType) != d.tcx() {
+		return false, nil
+	}
+	err = l.Update(prog)
+	if errors.Is(err, unix.ENOLINK) {
+		return false, nil // the device went away just now
+	}
+	if err != nil {
+		return false, fmt.Errorf("update the program of the pinned link %s: %w", pin, err)
+	}
+	return true, nil
+}
+
+// removeLink detaches a pinned link at once, whoever else holds it open.
+func removeLink(pin string) error {
+	l, err := link.LoadPinnedLink(pin, nil)
+	if err == nil {
+		defer l.Close()
+		if err := l.Detach(); err != nil && !errors.Is(err, unix.ENOLINK) {
+			return fmt.Errorf("detach the link %s: %w", pin, err)
+		}
+	}
+	if err := os.Remove(pin); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("remove the pin %s: %w", pin, err)
+	}
+	return nil
+}
+
+// Attached is a program found on a device.
+type Attached struct {
+	Direction Direction
+	Form      Form
+	Program   ebpf.ProgramID
+}
+
+// Programs lists all programs on the device, ours or not: in each direction
+// those of tcx first, in the order in which they run.
+func Programs(ifindex int) ([]Attached, error) {
+	var found []Attached
+	for _, d := range directions {
+		result, err := link.QueryPrograms(link.QueryOptions{Target: ifindex, Attach: d.tcx()})
+		// Kernels before tcx do not know the attach type.
+		if err != nil && !errors.Is(err, ebpf.ErrNotSupported) && !errors.Is(err, unix.EINVAL) {
+			return nil, fmt.Errorf("list the %s programs of device %d: %w", d, ifindex, err)
+		}
+		if result != nil {
+			for _, p := range result.Programs {
+				found = append(found, Attached{Direction: d, Form: TCX, Program: p.ID})
+			}
+		}
+		filters, err := listFilters(ifindex, d)
+		if err != nil {
+			return nil, err
+		}
+		for _, f := range filters {
+			found = append(found, Attached{Direction: d, Form: Clsact, Program: ebpf.ProgramID(f.Id)})
+		}
+	}
+	return found, nil
 }
