@@ -62,15 +62,12 @@ type Attacher struct {
 // New makes an attacher which pins links under pinDir/links. The folder pinDir
 // must be on a bpffs: see EnsureBPFFS. With legacy, clsact filters are used even
 // where the kernel knows tcx.
-func New(pinDir string, legacy bool) (*Attacher, error) {
+func New(pinDir string, legacy bool) *Attacher {
 	a := &Attacher{links: filepath.Join(pinDir, "links"), form: TCX}
 	if legacy {
 		a.form = Clsact
 	}
-	if err := os.MkdirAll(a.links, 0o700); err != nil {
-		return nil, fmt.Errorf("make the folder of the pinned links: %w (is %s on a bpffs?)", err, pinDir)
-	}
-	return a, nil
+	return a
 }
 
 // Form is the form that the attacher uses.
@@ -155,6 +152,9 @@ func (a *Attacher) attachLink(ifindex int, ifname string, d Direction, prog *ebp
 	adopted, err := adoptLink(pin, ifindex, d, prog)
 	if err != nil || adopted {
 		return false, err
+	}
+	if err := os.MkdirAll(a.links, 0o700); err != nil {
+		return false, fmt.Errorf("make the folder of the pinned links: %w (is it on a bpffs?)", err)
 	}
 	l, err := link.AttachTCX(link.TCXOptions{Interface: ifindex, Program: prog, Attach: d.tcx()})
 	if err != nil {

@@ -84,15 +84,6 @@ func bpffs(t *testing.T) string {
 	return dir
 }
 
-func newAttacher(t *testing.T, dir string, legacy bool) *attach.Attacher {
-	t.Helper()
-	a, err := attach.New(dir, legacy)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return a
-}
-
 // counter is a program that counts packets and lets them pass.
 type counter struct {
 	prog  *ebpf.Program
@@ -196,7 +187,7 @@ func TestProgramsSeeBothDirectionsAndAreGoneAfterDetach(t *testing.T) {
 	forms(t, func(t *testing.T, legacy bool) {
 		dir, index := bpffs(t), enter(t)
 		in, out := newCounter(t), newCounter(t)
-		a := newAttacher(t, dir, legacy)
+		a := attach.New(dir, legacy)
 		if err := a.Attach(index, "vb", in.prog, out.prog); err != nil {
 			t.Fatal(err)
 		}
@@ -216,14 +207,18 @@ func TestProgramsSeeBothDirectionsAndAreGoneAfterDetach(t *testing.T) {
 		if in.packets(t) != 5 {
 			t.Error("the program still runs")
 		}
-		pins, err := os.ReadDir(filepath.Join(dir, "links"))
-		if err != nil || len(pins) != 0 {
-			t.Errorf("pins left: %v, %v", pins, err)
-		}
+		expectNoPins(t, dir)
 		if qdiscs := clsacts(t); qdiscs != 0 {
 			t.Errorf("%d clsact qdiscs left", qdiscs)
 		}
 	})
+}
+
+func expectNoPins(t *testing.T, dir string) {
+	t.Helper()
+	if pins, _ := filepath.Glob(filepath.Join(dir, "links", "*")); len(pins) != 0 {
+		t.Errorf("pins left: %v", pins)
+	}
 }
 
 func clsacts(t *testing.T) (n int) {
@@ -244,11 +239,11 @@ func TestNextAgentReplacesProgramsInPlaceWithoutAGap(t *testing.T) {
 	forms(t, func(t *testing.T, legacy bool) {
 		dir, index := bpffs(t), enter(t)
 		former, out := newCounter(t), newCounter(t)
-		if err := newAttacher(t, dir, legacy).Attach(index, "vb", former.prog, out.prog); err != nil {
+		if err := attach.New(dir, legacy).Attach(index, "vb", former.prog, out.prog); err != nil {
 			t.Fatal(err)
 		}
 		latter := newCounter(t)
-		next := newAttacher(t, dir, legacy)
+		next := attach.New(dir, legacy)
 
 		// Frames flow while programs are replaced over and over: each one is
 		// counted by exactly one program.
@@ -292,7 +287,7 @@ func TestNextAgentReplacesProgramsInPlaceWithoutAGap(t *testing.T) {
 
 func TestLinkOfADeviceThatIsGoneIsReplaced(t *testing.T) {
 	dir, index := bpffs(t), enter(t)
-	a, c := newAttacher(t, dir, false), newCounter(t)
+	a, c := attach.New(dir, false), newCounter(t)
 	if err := a.Attach(index, "vb", c.prog, c.prog); err != nil {
 		t.Fatal(err)
 	}
@@ -316,7 +311,7 @@ func TestLinkOfADeviceThatIsGoneIsReplaced(t *testing.T) {
 func TestDetachOfADeviceThatIsGoneRemovesThePins(t *testing.T) {
 	forms(t, func(t *testing.T, legacy bool) {
 		dir, index := bpffs(t), enter(t)
-		a, c := newAttacher(t, dir, legacy), newCounter(t)
+		a, c := attach.New(dir, legacy), newCounter(t)
 		if err := a.Attach(index, "vb", c.prog, c.prog); err != nil {
 			t.Fatal(err)
 		}
@@ -330,16 +325,13 @@ func TestDetachOfADeviceThatIsGoneRemovesThePins(t *testing.T) {
 		if err := a.Detach(index, "vb"); err != nil {
 			t.Fatal(err)
 		}
-		pins, err := os.ReadDir(filepath.Join(dir, "links"))
-		if err != nil || len(pins) != 0 {
-			t.Errorf("pins left: %v, %v", pins, err)
-		}
+		expectNoPins(t, dir)
 	})
 }
 
 func TestChangingTheFormLeavesOnlyTheNewOne(t *testing.T) {
 	dir, index := bpffs(t), enter(t)
-	legacy, tcx := newAttacher(t, dir, true), newAttacher(t, dir, false)
+	legacy, tcx := attach.New(dir, true), attach.New(dir, false)
 	c := newCounter(t)
 	for i, a := range []*attach.Attacher{legacy, tcx, legacy} {
 		if err := a.Attach(index, "vb", c.prog, c.prog); err != nil {
@@ -365,7 +357,7 @@ func TestFailureLeavesNothingOnAFreshDevice(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer wrong.Close()
-		a := newAttacher(t, dir, legacy)
+		a := attach.New(dir, legacy)
 		err = a.Attach(index, "vb", good.prog, wrong)
 		if err == nil || !strings.Contains(err.Error(), "attach the egress program to device vb") {
 			t.Errorf("got %v", err)
@@ -391,7 +383,7 @@ func TestForeignFiltersStay(t *testing.T) {
 	if err := netlink.FilterAdd(foreign); err != nil {
 		t.Fatal(err)
 	}
-	a := newAttacher(t, dir, false)
+	a := attach.New(dir, false)
 	if err := a.Attach(index, "vb", c.prog, c.prog); err != nil {
 		t.Fatal(err)
 	}
@@ -419,8 +411,5 @@ func TestEnsureBPFFSMountsOnceAndExplainsSysfs(t *testing.T) {
 	err = attach.EnsureBPFFS("/sys/kernel/cilium-test")
 	if err == nil || !strings.Contains(err.Error(), "mount the BPF file system first") {
 		t.Errorf("got %v", err)
-	}
-	if _, err := attach.New(t.TempDir()+"/x\x00y", false); err == nil {
-		t.Error("an impossible folder was accepted")
 	}
 }
