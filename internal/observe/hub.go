@@ -1,0 +1,179 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package observe takes the events of the data plane, adds what the kernel does
+// not know (event ids, labels, rules, interface names), and hands them to
+// whoever watches.
+//
+// A slow watcher never holds up the others or the data plane: it loses events,
+// and is told how many. The newest events are kept for late comers.
+package observe
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"slices"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"cilium.local/cilium/internal/flow"
+	"cilium.local/cilium/internal/identity"
+)
+
+// Names resolves the numbers of an event. Every function must be set, fast and
+// safe for concurrent use; an empty result leaves the field empty.
+type Names struct {
+	Labels    func(identity.ID) []string
+	Rule      func(cookie uint32) []string
+	Interface func(ifindex int) string
+}
+
+// Config says whose events these are.
+type Config struct {
+	Node  string
+	Names Names
+	// Keep is how many events are kept; 0 means 1024.
+	Keep int
+}
+
+// Hub passes events on. Make it with New. It is safe for concurrent use.
+type Hub struct {
+	cfg    Config
+	prefix string
+	lost   atomic.Uint64
+
+	mu       sync.Mutex
+	sequence uint64
+	kept     []flow.Event // a ring once it is full
+	oldest   int
+	watchers map[*Watcher]struct{}
+}
+
+// New returns a Hub without watchers. The start time tells apart the event ids
+// of this run of the agent from those of others.
+func New(cfg Config, start time.Time) *Hub {
+	cfg.Keep = cmp.Or(cfg.Keep, 1024)
+	return &Hub{
+		cfg:      cfg,
+		prefix:   cfg.Node + "-" + strconv.FormatInt(start.UnixMilli(), 36) + "-",
+		watchers: map[*Watcher]struct{}{},
+	}
+}
+
+// Receive completes an event and hands it to the watchers.
+func (h *Hub) Receive(e flow.Event) {
+	if e.Type != flow.TypeAgent {
+		h.complete(&e)
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.sequence++
+	e.ID = h.prefix + strconv.FormatUint(h.sequence, 10)
+	h.keep(e)
+	for w := range h.watchers {
+		if w.filter.Match(&e) {
+			h.offer(w, e)
+		}
+	}
+}
+
+// Note hands an event of the agent itself to the watchers.
+func (h *Hub) Note(now time.Time, endpoint uint16, format string, args ...any) {
+	h.Receive(flow.Event{Type: flow.TypeAgent, Time: now, Endpoint: endpoint, Message: fmt.Sprintf(format, args...)})
+}
+
+func (h *Hub) complete(e *flow.Event) {
+	e.SourceLabels = h.cfg.Names.Labels(e.SourceIdentity)
+	e.DestLabels = h.cfg.Names.Labels(e.DestIdentity)
+	if e.Cookie != 0 {
+		e.RuleLabels = h.cfg.Names.Rule(e.Cookie)
+	}
+	if e.Ifindex != 0 && e.IfName == "" {
+		e.IfName = h.cfg.Names.Interface(e.Ifindex)
+	}
+}
+
+func (h *Hub) keep(e flow.Event) {
+	if len(h.kept) < h.cfg.Keep {
+		h.kept = append(h.kept, e)
+		return
+	}
+	h.kept[h.oldest] = e
+	h.oldest = (h.oldest + 1) % len(h.kept)
+}
+
+// offer gives an event to a watcher that has room. The caller holds mu.
+func (h *Hub) offer(w *Watcher, e flow.Event) {
+	select {
+	case w.events <- e:
+	default:
+		w.lost.Add(1)
+		h.lost.Add(1)
+	}
+}
+
+// Recent returns the newest events that the filter picks, at most n, oldest first.
+func (h *Hub) Recent(filter flow.Filter, n int) []flow.Event {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	var picked []flow.Event
+	for i := len(h.kept) - 1; i >= 0 && len(picked) < n; i-- {
+		if e := &h.kept[(h.oldest+i)%len(h.kept)]; filter.Match(e) {
+			picked = append(picked, *e)
+		}
+	}
+	slices.Reverse(picked)
+	return picked
+}
+
+// Lost returns how many events watchers missed because they were slow.
+func (h *Hub) Lost() uint64 { return h.lost.Load() }
+
+// Watchers returns how many watch now.
+func (h *Hub) Watchers() int {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return len(h.watchers)
+}
+
+// Watcher is one reader of events. It is used by one goroutine.
+type Watcher struct {
+	hub    *Hub
+	filter flow.Filter
+	events chan flow.Event
+	lost   atomic.Uint64
+}
+
+// watchBuffer is how many events a watcher may be behind.
+const watchBuffer = 4096
+
+// Watch starts to collect the events that the filter picks. Close the watcher.
+func (h *Hub) Watch(filter flow.Filter) *Watcher {
+	w := &Watcher{hub: h, filter: filter, events: make(chan flow.Event, watchBuffer)}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.watchers[w] = struct{}{}
+	return w
+}
+
+// Next returns the next event, or the context's error.
+func (w *Watcher) Next(ctx context.Context) (flow.Event, error) {
+	select {
+	case e := <-w.events:
+		return e, nil
+	case <-ctx.Done():
+		return flow.Event{}, ctx.Err()
+	}
+}
+
+// TakeLost returns how many events this watcher missed since the last call.
+func (w *Watcher) TakeLost() uint64 { return w.lost.Swap(0) }
+
+// Close ends the watch.
+func (w *Watcher) Close() {
+	w.hub.mu.Lock()
+	defer w.hub.mu.Unlock()
+	delete(w.hub.watchers, w)
+}
