@@ -94,7 +94,10 @@ func abiSource(object, headers string) ([]byte, error) {
 			return nil, err
 		}
 	}
-	return out.Bytes(), writeFiles(&out, headers)
+	if err := writeFiles(&out, headers); err != nil {
+		return nil, err
+	}
+	return out.Bytes(), nil
 }
 
 func writeStructs(out *bytes.Buffer, object string) error {

@@ -216,3 +216,20 @@ const (
 	TraceReply       = 2
 	TraceRelated     = 3
 )
+
+// SourceFiles names the C files that can decide a drop, by their number in events.
+var SourceFiles = map[uint16]string{
+	1:  "bpf/endpoint.c",
+	2:  "bpf/lib/packet.h",
+	3:  "bpf/lib/fragment.h",
+	4:  "bpf/lib/flow.h",
+	5:  "bpf/lib/policy.h",
+	6:  "bpf/lib/decide.h",
+	7:  "bpf/lib/neighbour.h",
+	8:  "bpf/lib/icmp_error.h",
+	9:  "bpf/lib/deliver.h",
+	10: "bpf/lib/ipv6.h",
+	11: "bpf/lib/l4.h",
+	12: "bpf/lib/related.h",
+	13: "bpf/lib/admit.h",
+}

@@ -1,0 +1,113 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package event reads what the BPF programs report through their ring buffer and
+// turns it into flow events. Names of identities, rules, endpoints and
+// interfaces are for others to add: an event has only numbers.
+package event
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"time"
+	"unsafe"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/ringbuf"
+	"golang.org/x/sys/unix"
+
+	"cilium.local/cilium/internal/datapath/abi"
+	"cilium.local/cilium/internal/flow"
+	"cilium.local/cilium/internal/identity"
+	"cilium.local/cilium/internal/l4"
+)
+
+// Read calls handle for every event until the context ends. It is the only
+// reader of the buffer; handle must not block for long, or events are lost.
+func Read(ctx context.Context, events *ebpf.Map, handle func(flow.Event)) error {
+	reader, err := ringbuf.NewReader(events)
+	if err != nil {
+		return fmt.Errorf("open the event ring buffer: %w", err)
+	}
+	stop := context.AfterFunc(ctx, func() { reader.Close() })
+	defer stop()
+	defer reader.Close()
+	boot, err := bootTime()
+	if err != nil {
+		return err
+	}
+	var record ringbuf.Record
+	for {
+		err := reader.ReadInto(&record)
+		if errors.Is(err, os.ErrClosed) {
+			return nil
+		}
+		if err != nil {
+			return fmt.Errorf("read the event ring buffer: %w", err)
+		}
+		raw, err := decode(record.RawSample)
+		if err != nil {
+			return err
+		}
+		handle(eventOf(raw, boot))
+	}
+}
+
+// bootTime returns the wall time at which the boot clock was zero.
+func bootTime() (time.Time, error) {
+	var now unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_BOOTTIME, &now); err != nil {
+		return time.Time{}, fmt.Errorf("read the boot clock: %w", err)
+	}
+	return time.Now().Add(-time.Duration(now.Nano())), nil
+}
+
+// decode views a sample as the C struct that it is. The view is valid until the
+// sample's buffer is used again.
+func decode(sample []byte) (*abi.Event, error) {
+	if len(sample) < int(unsafe.Sizeof(abi.Event{})) {
+		return nil, fmt.Errorf("event of %d bytes, expected %d: programs of another version are attached; restart the agent",
+			len(sample), unsafe.Sizeof(abi.Event{}))
+	}
+	return (*abi.Event)(unsafe.Pointer(unsafe.SliceData(sample))), nil
+}
+
+func eventOf(raw *abi.Event, boot time.Time) flow.Event {
+	e := flow.Event{
+		Type: flow.Type(raw.Type), Time: boot.Add(time.Duration(raw.Time)),
+		Endpoint: raw.Endpoint, Direction: flow.Direction(raw.Direction),
+		SourceIdentity: identity.ID(raw.SrcIdentity), DestIdentity: identity.ID(raw.DstIdentity),
+		Source: addrPort(raw.Src, raw.Sport, raw.Protocol), Dest: addrPort(raw.Dst, raw.Dport, raw.Protocol),
+		Proto: l4.Protocol(raw.Protocol), TCPFlags: flow.TCPFlags(raw.TCPFlags),
+		ICMPType: raw.ICMPType, ICMPCode: raw.ICMPCode,
+		TracePoint: flow.TracePoint(raw.Point), Ifindex: int(raw.Ifindex),
+		Length: int(raw.Length), Hash: raw.Hash,
+		File: abi.SourceFiles[raw.File], Line: int(raw.Line), Cookie: raw.Cookie,
+		Capture: append([]byte(nil), raw.Capture[:min(int(raw.CaptureLen), len(raw.Capture))]...),
+	}
+	switch raw.Type {
+	case abi.EventTrace:
+		e.TraceReason = flow.TraceReason(raw.Reason)
+	default:
+		e.Reason = flow.DropReason(raw.Reason)
+		if e.Reason != 0 {
+			e.Verdict = flow.Denied
+		}
+	}
+	return e
+}
+
+// addrPort leaves out what is no port, and the address of packets that were
+// dropped before one was read.
+func addrPort(addr abi.Addr, port uint16, protocol uint8) netip.AddrPort {
+	ip := addr.IP()
+	if ip == netip.IPv6Unspecified() {
+		return netip.AddrPort{}
+	}
+	if !l4.Protocol(protocol).HasPorts() {
+		return netip.AddrPortFrom(ip, 0)
+	}
+	return netip.AddrPortFrom(ip, abi.Port(port))
+}
