@@ -51,10 +51,11 @@ type Endpoint struct {
 	ID       uint16
 	External External
 	// Labels are all labels that the requester told, LabelsKnown whether it told
-	// them at all. IdentityLabels are those that Identity stands for; they lag
+	// them at all; UserLabels are those that a person added. IdentityLabels are those that Identity stands for; they lag
 	// behind while the store is away.
 	Labels         label.Set
 	LabelsKnown    bool
+	UserLabels     label.Set
 	IdentityLabels label.Set
 	Identity       identity.ID
 	PolicyID       uint32

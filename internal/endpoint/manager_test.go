@@ -145,6 +145,22 @@ func TestLabelsThatDoNotMatterChangeNoIdentity(t *testing.T) {
 	}
 }
 
+func TestLabelsOfAPersonJoinThoseOfTheWorkload(t *testing.T) {
+	w, dir := newWorld(), t.TempDir()
+	m := w.manager(t, dir)
+	e := mustCreate(t, m, app1(t))
+	if err := m.SetUserLabels(t.Context(), e.ID, labels(t, "unspec:quarantined")); err != nil {
+		t.Fatal(err)
+	}
+	m = w.manager(t, dir)
+	if _, err := m.Load(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if e, _ = m.Get(e.ID); e.IdentityLabels.String() != "container:id=app1 unspec:quarantined" || len(e.UserLabels) != 1 {
+		t.Errorf("endpoint %+v", e)
+	}
+}
+
 func TestAPolicyThatTheKernelRefusesClosesARelabelledEndpoint(t *testing.T) {
 	w := newWorld()
 	m := w.manager(t, t.TempDir())

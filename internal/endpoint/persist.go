@@ -30,6 +30,7 @@ type record struct {
 	External       External       `json:"external"`
 	Labels         []string       `json:"labels"`
 	LabelsKnown    bool           `json:"labels-known"`
+	UserLabels     []string       `json:"user-labels,omitempty"`
 	IdentityLabels []string       `json:"identity-labels"`
 	Identity       uint32         `json:"identity"`
 	PolicyID       uint32         `json:"policy-id"`
@@ -124,7 +125,8 @@ func read(path string, id uint16) (*Endpoint, error) {
 func toRecord(e *Endpoint) record {
 	return record{
 		Version: recordVersion, ID: e.ID, External: e.External,
-		Labels: e.Labels.Strings(), LabelsKnown: e.LabelsKnown, IdentityLabels: e.IdentityLabels.Strings(),
+		Labels: e.Labels.Strings(), LabelsKnown: e.LabelsKnown,
+		UserLabels: e.UserLabels.Strings(), IdentityLabels: e.IdentityLabels.Strings(),
 		Identity: uint32(e.Identity), PolicyID: e.PolicyID, IPv4: e.IPv4, IPv6: e.IPv6,
 		HostName: e.Device.HostName, PeerName: e.Device.PeerName,
 		HostMAC: e.Device.HostMAC.String(), MAC: e.Device.MAC.String(), MTU: e.Device.MTU,
@@ -138,11 +140,13 @@ func (r *record) endpoint(path string) (*Endpoint, error) {
 	relevant, err2 := label.ParseSet(r.IdentityLabels)
 	hostMAC, err3 := net.ParseMAC(r.HostMAC)
 	mac, err4 := net.ParseMAC(r.MAC)
-	if err := errors.Join(err1, err2, err3, err4); err != nil {
+	user, err5 := label.ParseSet(r.UserLabels)
+	if err := errors.Join(err1, err2, err3, err4, err5); err != nil {
 		return nil, fmt.Errorf("endpoint file %s is damaged: %w", path, err)
 	}
 	return &Endpoint{
-		ID: r.ID, External: r.External, Labels: labels, LabelsKnown: r.LabelsKnown, IdentityLabels: relevant,
+		ID: r.ID, External: r.External, Labels: labels, LabelsKnown: r.LabelsKnown,
+		UserLabels: user, IdentityLabels: relevant,
 		Identity: identity.ID(r.Identity), PolicyID: r.PolicyID, IPv4: r.IPv4, IPv6: r.IPv6,
 		Device: Device{
 			HostName: r.HostName, PeerName: r.PeerName, HostMAC: hostMAC, MAC: mac, MTU: r.MTU,

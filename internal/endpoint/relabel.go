@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"time"
 
@@ -41,7 +42,8 @@ func (m *Manager) wanted(e *Endpoint) label.Set {
 	if !e.LabelsKnown {
 		return initLabels()
 	}
-	if relevant := m.cfg.Relevant(e.Labels); len(relevant) > 0 {
+	all := label.NewSet(slices.Concat(e.Labels, e.UserLabels)...)
+	if relevant := m.cfg.Relevant(all); len(relevant) > 0 {
 		return relevant
 	}
 	return unlabelled()
@@ -51,7 +53,13 @@ func (m *Manager) pending(e *Endpoint) bool {
 	return !m.wanted(e).Equal(e.IdentityLabels) || e.PolicyID == 0
 }
 
-// SetLabels replaces the labels of an endpoint, and with them its identity and
+// SetUserLabels replaces the labels that a person added to those of the
+// workload. Otherwise it is as SetLabels.
+func (m *Manager) SetUserLabels(ctx context.Context, id uint16, labels label.Set) error {
+	return m.change(ctx, id, labels, func(e *Endpoint) { e.UserLabels = labels })
+}
+
+// SetLabels replaces the workload's labels, and with them its identity and
 // policy. While the store cannot give the identity, the endpoint keeps the old
 // one and waits; the error then is nil. It fails when the kernel refuses the
 // policy: the endpoint is closed and retried.
@@ -84,7 +92,7 @@ func (m *Manager) change(ctx context.Context, id uint16, labels label.Set, apply
 	defer ent.op.Unlock()
 	e := m.update(ent, apply)
 	if !m.pending(&e) {
-		if e.State == StateWaitingForIdentity {
+		if e.State == StateWaitingForIdentity && e.LabelsKnown {
 			e = m.ready(ent, "labels known")
 		}
 		m.save(e)

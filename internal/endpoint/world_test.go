@@ -27,11 +27,15 @@ type world struct {
 	broken  map[string]error
 	held    map[string]int // what is in use: addresses, identities, policies, devices, rows
 	devices map[string]int
+	numbers map[string]identity.ID
 	nextIP  int
 }
 
 func newWorld() *world {
-	return &world{broken: map[string]error{}, held: map[string]int{}, devices: map[string]int{}}
+	return &world{
+		broken: map[string]error{}, held: map[string]int{}, devices: map[string]int{},
+		numbers: map[string]identity.ID{initLabels: identity.Init},
+	}
 }
 
 // call notes a call and returns the error that the test wants for it.
@@ -91,7 +95,7 @@ func (w *world) addressRelease(owner string, addrs ...netip.Addr) {
 	}
 }
 
-var numbers = map[string]identity.ID{"reserved:init=;": identity.Init}
+const initLabels = "reserved:init=;"
 
 func (w *world) Allocate(_ context.Context, labels label.Set) (identity.ID, error) {
 	name := "allocate"
@@ -105,10 +109,10 @@ func (w *world) Allocate(_ context.Context, labels label.Set) (identity.ID, erro
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	key := labels.Key()
-	if numbers[key] == 0 {
-		numbers[key] = identity.ID(1000 + len(numbers))
+	if w.numbers[key] == 0 {
+		w.numbers[key] = identity.ID(1000 + len(w.numbers))
 	}
-	return numbers[key], nil
+	return w.numbers[key], nil
 }
 
 func (w *world) Release(_ context.Context, labels label.Set) error {
