@@ -1,0 +1,80 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package api
+
+import "encoding/json"
+
+// Policy is the rules in force, or those that were asked for.
+type Policy struct {
+	Revision uint64 `json:"revision"`
+	Policy   string `json:"policy"` // JSON array of rules
+	// Rules counts the rules in Policy; after a delete, those that were removed.
+	Rules int `json:"rules"`
+	// Duplicates names imported rules that were there already, Warnings what
+	// may not be meant.
+	Duplicates []string `json:"duplicates,omitempty"`
+	Warnings   []string `json:"warnings,omitempty"`
+	// Realized is the revision that the kernel enforces.
+	Realized uint64 `json:"realized,omitempty"`
+}
+
+// PolicyImport is the body of PUT /policy in the form that keeps file names for
+// error messages. All documents are taken, or none.
+type PolicyImport struct {
+	Documents []PolicyDocument `json:"documents"`
+}
+
+// PolicyDocument is one file of rules, JSON or YAML.
+type PolicyDocument struct {
+	Name string `json:"name"`
+	Text string `json:"text"`
+}
+
+// PolicyProblem is one mistake in a policy document.
+type PolicyProblem struct {
+	File   string `json:"file,omitempty"`
+	Line   int    `json:"line,omitempty"`
+	Column int    `json:"column,omitempty"`
+	Path   string `json:"path,omitempty"` // JSON path, from $
+	Text   string `json:"text"`
+}
+
+// Port is a port with its protocol: TCP, UDP, SCTP, ICMP, ICMPv6 or ANY. For
+// ICMP it is the message type.
+type Port struct {
+	Protocol string `json:"protocol,omitempty"`
+	Port     uint16 `json:"port"`
+}
+
+// TraceSelector asks how a packet would fare: POST /policy/resolve.
+type TraceSelector struct {
+	From    *TraceFrom `json:"from"`
+	To      *TraceTo   `json:"to"`
+	Verbose bool       `json:"verbose,omitempty"`
+}
+
+// TraceFrom names the sender by exactly one of its fields.
+type TraceFrom struct {
+	Labels   Labels `json:"labels,omitempty"`
+	Endpoint string `json:"endpoint,omitempty"` // as in the path /endpoint/{id}
+	Identity uint32 `json:"identity,omitempty"`
+	IP       string `json:"ip,omitempty"`
+}
+
+// TraceTo names the receiver by exactly one of its fields, and the ports. No
+// ports ask for any port.
+type TraceTo struct {
+	Labels   Labels `json:"labels,omitempty"`
+	Endpoint string `json:"endpoint,omitempty"`
+	Identity uint32 `json:"identity,omitempty"`
+	IP       string `json:"ip,omitempty"`
+	DPorts   []Port `json:"dports,omitempty"`
+}
+
+// PolicyTraceResult is the answer of a trace.
+type PolicyTraceResult struct {
+	Verdict string `json:"verdict"` // allowed or denied
+	Log     string `json:"log"`     // for people; ends with the final verdict
+	// Detail holds the decisions of both sides with the rules considered.
+	Detail json.RawMessage `json:"detail,omitempty"`
+}
