@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"net/netip"
+	"time"
 
 	"cilium.local/cilium/api"
 	"cilium.local/cilium/internal/endpoint"
@@ -14,6 +15,7 @@ import (
 	"cilium.local/cilium/internal/identity"
 	"cilium.local/cilium/internal/label"
 	"cilium.local/cilium/internal/metrics"
+	"cilium.local/cilium/internal/observe"
 )
 
 // Errors by which the agent chooses the status code of an answer; it wraps them.
@@ -41,6 +43,9 @@ type Agent struct {
 	Store      Store
 	// Samples returns all metrics.
 	Samples func() ([]metrics.Sample, error)
+	// Observe is told about each answered request, under its route's pattern. It
+	// may be nil.
+	Observe func(method, pattern string, code int, took time.Duration)
 }
 
 // Node tells about the agent as a whole. It speaks the API's words, because
@@ -159,13 +164,10 @@ type Policy interface {
 	Enforcement(id identity.ID) Enforcement
 }
 
-// Events hands out what happens.
+// Events hands out what happens; observe.Hub implements it.
 type Events interface {
-	// Follow calls deliver, from one goroutine, for each event from now on that
-	// the filter picks. It blocks until the context ends or deliver fails, and
-	// returns that error; a reader that is too slow misses events instead of
-	// holding anybody up, and is told so by an agent event.
-	Follow(ctx context.Context, filter flow.Filter, deliver func(flow.Event) error) error
+	// Watch collects, from its return on, the events that the filter picks.
+	Watch(filter flow.Filter) *observe.Watcher
 }
 
 // TableInfo describes a table without reading it.
