@@ -97,6 +97,9 @@ func (n *Namespace) Close() {
 	}
 }
 
+// uplinkIndex is one that no device in the outside has.
+const uplinkIndex = 100
+
 // The addresses of the link between a node and the outside, from the ranges
 // that are set aside for documentation.
 var (
@@ -115,6 +118,10 @@ func connect(node, outside *Namespace) error {
 	err := node.Do(func() error {
 		attrs := netlink.NewLinkAttrs()
 		attrs.Name, attrs.MTU = "uplink", 1500
+		// The kernel takes its time, a second, to see the carrier of a device
+		// whose index is that of its peer, because it takes it for a device
+		// without one; IPv6 is silent until then.
+		attrs.Index = uplinkIndex
 		return netlink.LinkAdd(&netlink.Veth{
 			LinkAttrs: attrs, PeerName: "node", PeerMTU: 1500, PeerNamespace: netlink.NsFd(outside.handle),
 		})

@@ -678,3 +678,33 @@ func TestCreateAndConfigureIsQuick(t *testing.T) {
 		}
 	}
 }
+
+// A container's first connection must not wait for the kernel to notice, up to a
+// second later, that the link has a carrier.
+func TestIPv6WorksAtOnce(t *testing.T) {
+	host, h := node(t)
+	for i, direct := range []bool{true, false, true, false} {
+		w := newWorkload(t, 0x300+uint16(i), h.MAC)
+		if direct {
+			w.pair.PeerNetns = w.netns
+		}
+		in(t, host, w.attach)
+		w.knowGateway(t)
+		for _, c := range []struct {
+			name     string
+			from, to string
+			addr     netip.Addr
+		}{
+			{"workload to host", w.netns, host, gateway6},
+			{"host to workload", host, w.netns, w.iface.IPv6},
+		} {
+			start := time.Now()
+			if err := echo(t, c.from, c.to, c.addr); err != nil {
+				t.Error(err)
+			}
+			if took := time.Since(start); took > 500*time.Millisecond {
+				t.Errorf("direct %v, %s: took %v", direct, c.name, took)
+			}
+		}
+	}
+}
