@@ -234,7 +234,7 @@ func TestWhatAKilledLabLeavesIsSweptAway(t *testing.T) {
 		if err := n.Start(cmd); err != nil {
 			t.Fatal(err)
 		}
-		_, _ = os.Stdout.WriteString("ready " + n.Dir + " " + filepath.Join("/proc", strconv.Itoa(cmd.Process.Pid)) + "\n")
+		_, _ = os.Stdout.WriteString("ready " + n.Dir + " " + "/proc/" + strconv.Itoa(cmd.Process.Pid) + "\n")
 		select {}
 	}
 	before := machine(t)

@@ -41,7 +41,7 @@ func NewNamespace(name string) (*Namespace, error) {
 			failed <- err
 			return
 		}
-		defer origin.Close()
+		defer func() { _ = origin.Close() }()
 		handle, err := netns.New()
 		// A thread that cannot go back stays locked, which ends it.
 		if netns.Set(origin) == nil {

@@ -193,7 +193,7 @@ func (n *Namespace) Ping(ctx context.Context, to netip.Addr) error {
 	if err != nil {
 		return fmt.Errorf("ping %s from %s: %w", to, n.name, err)
 	}
-	defer conn.Close()
+	defer func() { _ = conn.Close() }()
 	stop := until(ctx, conn)
 	defer stop()
 

@@ -161,7 +161,7 @@ func (a *Attacher) attachLink(ifindex int, ifname string, d Direction, prog *ebp
 		return false, err
 	}
 	// Closing lets go of the descriptor; the pin keeps the link.
-	defer l.Close()
+	defer func() { _ = l.Close() }()
 	// A stale link belongs to a device that is gone, or that has another name
 	// today; only here is there something to put in its place.
 	if err := removeLink(pin); err != nil {
@@ -179,9 +179,9 @@ func adoptLink(pin string, ifindex int, d Direction, prog *ebpf.Program) (bool, 
 	l, err := link.LoadPinnedLink(pin, nil)
 	if err != nil {
 		// Not there, or something that is not a link: attachLink replaces it.
-		return false, nil //nolint:nilerr // a pin that cannot be read is replaced, and removing it reports what is wrong
+		return false, nil
 	}
-	defer l.Close()
+	defer func() { _ = l.Close() }()
 	info, err := l.Info()
 	if err != nil {
 		return false, fmt.Errorf("read what the pinned link %s is attached to: %w", pin, err)
@@ -204,7 +204,7 @@ func adoptLink(pin string, ifindex int, d Direction, prog *ebpf.Program) (bool, 
 func removeLink(pin string) error {
 	l, err := link.LoadPinnedLink(pin, nil)
 	if err == nil {
-		defer l.Close()
+		defer func() { _ = l.Close() }()
 		if err := l.Detach(); err != nil && !errors.Is(err, unix.ENOLINK) {
 			return fmt.Errorf("detach the link %s: %w", pin, err)
 		}

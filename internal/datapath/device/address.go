@@ -63,7 +63,7 @@ func WatchHostAddresses(ctx context.Context, report func([]netip.Addr)) error {
 	if err != nil {
 		return fmt.Errorf("watch the node's addresses: open the namespace: %w", err)
 	}
-	defer ns.Close()
+	defer func() { _ = ns.Close() }()
 	h, err := netlink.NewHandleAt(ns, unix.NETLINK_ROUTE)
 	if err != nil {
 		return fmt.Errorf("watch the node's addresses: open netlink: %w", err)

@@ -71,7 +71,7 @@ func move(peerName, netnsPath string, iface Interface) error {
 	if err != nil {
 		return fmt.Errorf("open network namespace %s: %w", netnsPath, err)
 	}
-	defer target.Close()
+	defer func() { _ = target.Close() }()
 	peer, err := netlink.LinkByName(peerName)
 	if IsNotFound(err) {
 		return nil // moved before, or else configure says that it is missing

@@ -104,7 +104,7 @@ func addPair(h *netlink.Handle, spec PairSpec) error {
 		if err != nil {
 			return fmt.Errorf("create device %s: open network namespace %s: %w", spec.HostName, spec.PeerNetns, err)
 		}
-		defer target.Close()
+		defer func() { _ = target.Close() }()
 		veth.PeerNamespace = netlink.NsFd(target)
 	}
 	err := h.LinkAdd(veth)

@@ -18,7 +18,7 @@ func InNamespace(path string, fn func() error) error {
 	if err != nil {
 		return fmt.Errorf("open network namespace %s: %w", path, err)
 	}
-	defer target.Close()
+	defer func() { _ = target.Close() }()
 
 	done := make(chan error, 1)
 	go func() {
@@ -29,7 +29,7 @@ func InNamespace(path string, fn func() error) error {
 			done <- fmt.Errorf("open the current network namespace: %w", err)
 			return
 		}
-		defer origin.Close()
+		defer func() { _ = origin.Close() }()
 		if err := netns.Set(target); err != nil {
 			runtime.UnlockOSThread()
 			done <- fmt.Errorf("enter network namespace %s: %w", path, err)

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"path/filepath"
 	"strings"
 )
 
@@ -89,7 +88,7 @@ func setAll(device string, options []option) error {
 }
 
 func optionPath(device string, o option) string {
-	return filepath.Join("/proc/sys/net", o.family, "conf", device, o.name)
+	return "/proc/sys/net/" + o.family + "/conf/" + device + "/" + o.name
 }
 
 // ForwardingState tells what the node's operator allows the kernel to route.

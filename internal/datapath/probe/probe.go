@@ -168,14 +168,14 @@ func tryInnerMaps() error {
 	if err != nil {
 		return err
 	}
-	defer outer.Close()
+	defer func() { _ = outer.Close() }()
 	for range 2 {
 		m, err := ebpf.NewMap(inner)
 		if err != nil {
 			return err
 		}
 		err = outer.Put(uint32(0), m)
-		m.Close()
+		_ = m.Close()
 		if err != nil {
 			return err
 		}
@@ -190,7 +190,7 @@ func tryReadOnlyData() error {
 	if err != nil {
 		return err
 	}
-	defer m.Close()
+	defer func() { _ = m.Close() }()
 	return m.Freeze()
 }
 
@@ -204,7 +204,7 @@ func tryTCX() error {
 	if err != nil {
 		return err
 	}
-	defer prog.Close()
+	defer func() { _ = prog.Close() }()
 	l, err := link.AttachTCX(link.TCXOptions{Interface: 1<<31 - 1, Program: prog, Attach: ebpf.AttachTCXIngress})
 	if err == nil {
 		_ = l.Close()
