@@ -217,7 +217,7 @@ type DebugInfo struct {
 	CiliumMemoryMap      string            `json:"cilium-memory-map,omitempty"`
 	EnvironmentVariables []string          `json:"environment-variables,omitempty"`
 	Subsystem            map[string]string `json:"subsystem,omitempty"`
-	Maps                 []BPFMap          `json:"maps,omitempty"`
+	Tables               []Table           `json:"tables,omitempty"`
 }
 
 // BPFMapList names the maps of the data plane.

@@ -157,6 +157,8 @@ type Policy interface {
 	Delete(ctx context.Context, labels label.Set) (RuleSet, error)
 	// DeleteAll removes every rule; it is no error when there is none.
 	DeleteAll(ctx context.Context) (RuleSet, error)
+	// Revision returns that of the repository, and the one the kernel enforces.
+	Revision() (repository, realized uint64)
 	// Rules returns the rules that carry all the labels.
 	Rules(labels label.Set) (RuleSet, error)
 	Trace(query TraceQuery) (Trace, error)

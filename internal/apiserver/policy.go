@@ -1,0 +1,192 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package apiserver
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"net/netip"
+	"strconv"
+
+	"cilium.local/cilium/api"
+	"cilium.local/cilium/internal/identity"
+	"cilium.local/cilium/internal/label"
+)
+
+// documentsType is the content type of an api.PolicyImport; any other body of an
+// import is one document.
+const documentsType = "application/vnd.cilium.policy-import+json"
+
+func policyModel(rules RuleSet) *api.Policy {
+	text := string(rules.JSON)
+	if text == "" {
+		text = "[]"
+	}
+	return &api.Policy{Revision: rules.Revision, Realized: rules.Realized, Rules: rules.Rules, Policy: text}
+}
+
+func (s *Server) getPolicy(r *http.Request) (int, any, error) {
+	wanted, err := queryLabels(r)
+	if err != nil {
+		return 0, nil, err
+	}
+	rules, err := s.agent.Policy.Rules(wanted)
+	if err != nil {
+		return 0, nil, err
+	}
+	if len(wanted) > 0 && rules.Rules == 0 {
+		return 0, nil, noRule(wanted)
+	}
+	return http.StatusOK, policyModel(rules), nil
+}
+
+func noRule(wanted label.Set) error {
+	return fmt.Errorf("%w: no policy rule has the labels %s; cilium policy get shows all", ErrNotFound, wanted)
+}
+
+// putPolicy imports the body: one document, or several with their names.
+func (s *Server) putPolicy(r *http.Request) (int, any, error) {
+	replace := false
+	if text := r.URL.Query().Get("replace"); text != "" {
+		var err error
+		if replace, err = strconv.ParseBool(text); err != nil {
+			return 0, nil, badRequest("replace", "replace=%q: use true or false", text)
+		}
+	}
+	documents, err := readDocuments(r)
+	if err != nil {
+		return 0, nil, err
+	}
+	done, err := s.agent.Policy.Import(r.Context(), documents, replace)
+	if err != nil {
+		return 0, nil, err
+	}
+	answer := policyModel(done.RuleSet)
+	answer.Duplicates, answer.Warnings = done.Duplicates, done.Warnings
+	return http.StatusOK, answer, nil
+}
+
+func readDocuments(r *http.Request) ([]Document, error) {
+	if r.Header.Get("Content-Type") == documentsType {
+		var body api.PolicyImport
+		if err := decode(r, &body); err != nil {
+			return nil, err
+		}
+		documents := make([]Document, 0, len(body.Documents))
+		for _, d := range body.Documents {
+			documents = append(documents, Document{Name: d.Name, Text: []byte(d.Text)})
+		}
+		return documents, nil
+	}
+	text, err := io.ReadAll(r.Body)
+	if err != nil {
+		return nil, fmt.Errorf("read the policy from the request: %w", err)
+	}
+	// Clients of the 1.x API send the document as a JSON string.
+	var quoted string
+	if bytes.HasPrefix(bytes.TrimSpace(text), []byte(`"`)) && json.Unmarshal(text, &quoted) == nil {
+		text = []byte(quoted)
+	}
+	name := r.URL.Query().Get("name")
+	if name == "" {
+		name = "request body"
+	}
+	return []Document{{Name: name, Text: text}}, nil
+}
+
+// deletePolicy removes the rules with all labels of the query, or with all=true
+// every rule.
+func (s *Server) deletePolicy(r *http.Request) (int, any, error) {
+	wanted, err := queryLabels(r)
+	if err != nil {
+		return 0, nil, err
+	}
+	all := r.URL.Query().Get("all") == "true"
+	if all == (len(wanted) > 0) {
+		return 0, nil, badRequest("labels", "name the rules to delete by labels=…, or all of them by all=true")
+	}
+	var rules RuleSet
+	if all {
+		rules, err = s.agent.Policy.DeleteAll(r.Context())
+	} else {
+		rules, err = s.agent.Policy.Delete(r.Context(), wanted)
+	}
+	if err != nil {
+		return 0, nil, err
+	}
+	return http.StatusOK, policyModel(rules), nil
+}
+
+// resolvePolicy answers a trace.
+func (s *Server) resolvePolicy(r *http.Request) (int, any, error) {
+	var selector api.TraceSelector
+	if err := decode(r, &selector); err != nil {
+		return 0, nil, err
+	}
+	query := TraceQuery{Verbose: selector.Verbose}
+	from, to := selector.From, selector.To
+	if from == nil || to == nil {
+		return 0, nil, badRequest("from", "from and to are both needed: name each by labels, endpoint, identity or ip")
+	}
+	var err error
+	if query.From, err = s.party("from", from.Labels, from.Endpoint, from.Identity, from.IP); err != nil {
+		return 0, nil, err
+	}
+	if query.To, err = s.party("to", to.Labels, to.Endpoint, to.Identity, to.IP); err != nil {
+		return 0, nil, err
+	}
+	query.Ports = to.DPorts
+	trace, err := s.agent.Policy.Trace(query)
+	if err != nil {
+		return 0, nil, err
+	}
+	answer := &api.PolicyTraceResult{Verdict: "denied", Log: trace.Log, Detail: trace.Detail}
+	if trace.Allowed {
+		answer.Verdict = "allowed"
+	}
+	return http.StatusOK, answer, nil
+}
+
+// party reads one side of a trace, and adds what is known about it.
+func (s *Server) party(side string, labels api.Labels, ref string, id uint32, ip string) (Party, error) {
+	given := 0
+	for _, set := range []bool{len(labels) > 0, ref != "", id != 0, ip != ""} {
+		if set {
+			given++
+		}
+	}
+	if given != 1 {
+		return Party{}, badRequest(side, "%s has %d of labels, endpoint, identity and ip: give exactly one", side, given)
+	}
+	switch {
+	case len(labels) > 0:
+		set, err := parseLabels(side+".labels", labels)
+		return Party{Labels: set}, err
+	case ref != "":
+		e, err := s.agent.Endpoints.Lookup(ref)
+		if err != nil {
+			return Party{}, err
+		}
+		return Party{Endpoint: e.ID, Identity: e.Identity, Labels: e.IdentityLabels}, nil
+	case id != 0:
+		known, err := s.knownIdentity(identity.ID(id))
+		return Party{Identity: known.ID, Labels: known.Labels}, err
+	}
+	addr, err := netip.ParseAddr(ip)
+	if err != nil || addr.Zone() != "" {
+		return Party{}, badRequest(side+".ip", "%q is no IP address", ip)
+	}
+	party := Party{Addr: addr.Unmap()}
+	for _, e := range s.agent.Endpoints.List() {
+		if e.IPv4 == party.Addr || e.IPv6 == party.Addr {
+			party.Endpoint, party.Identity, party.Labels = e.ID, e.Identity, e.IdentityLabels
+		}
+	}
+	return party, nil
+}
+
+// policyProblems returns the single mistakes that a refused policy lists.
+func policyProblems(error) []api.PolicyProblem { return nil }
