@@ -260,3 +260,8 @@ type KeyValue struct {
 	Key   string `json:"key"`
 	Value string `json:"value"`
 }
+
+// Deleted counts what a request removed.
+type Deleted struct {
+	Deleted int `json:"deleted"`
+}

@@ -148,5 +148,5 @@ func (s *Server) deleteKey(r *http.Request) (int, any, error) {
 	if n == 0 {
 		return 0, nil, fmt.Errorf("%w: no key %s", ErrNotFound, key)
 	}
-	return http.StatusOK, map[string]int{"deleted": n}, nil
+	return http.StatusOK, api.Deleted{Deleted: n}, nil
 }
