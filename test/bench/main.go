@@ -21,9 +21,7 @@ import (
 )
 
 func main() {
-	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
-	defer stop()
-	if err := run(ctx); err != nil {
+	if err := run(); err != nil {
 		fmt.Fprintf(os.Stderr, "bench: %v\n", err)
 		os.Exit(1)
 	}
@@ -32,7 +30,9 @@ func main() {
 // rounds is how often each figure is measured.
 const rounds = 100
 
-func run(ctx context.Context) (err error) {
+func run() (err error) {
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
+	defer stop()
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Minute)
 	defer cancel()
 	node, err := lab.Create("bench", lab.Options{})
@@ -45,12 +45,14 @@ func run(ctx context.Context) (err error) {
 		return err
 	}
 	b := &bench{Node: node, out: tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', 0)}
-	defer b.out.Flush()
 	fmt.Fprintln(b.out, "figure\tp50\tp99\tbaseline p50\tratio\tgoal p99\tmet")
 	if err := b.imports(ctx); err != nil {
 		return err
 	}
 	if err := b.containers(ctx); err != nil {
+		return err
+	}
+	if err := b.out.Flush(); err != nil {
 		return err
 	}
 	return b.memory(agent)

@@ -6,7 +6,6 @@ package node_test
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"net/netip"
 	"strings"
@@ -175,14 +174,4 @@ func reaches(t *testing.T, p probe, what string, from *lab.Namespace, to netip.A
 	if !allowed && err == nil {
 		t.Errorf("%s %s to %s was answered", p.name, what, to)
 	}
-}
-
-// object decodes a JSON object that the command line printed.
-func object(t *testing.T, text string) map[string]any {
-	t.Helper()
-	var value map[string]any
-	if err := json.Unmarshal([]byte(text), &value); err != nil {
-		t.Fatalf("not a JSON object: %v\n%s", err, text)
-	}
-	return value
 }

@@ -135,7 +135,7 @@ func loaded(spec *ebpf.CollectionSpec, c *ebpf.Collection) *Loaded {
 func loadError(pinDir string, err error) error {
 	var verifier *ebpf.VerifierError
 	if errors.As(err, &verifier) {
-		return fmt.Errorf("the kernel refused a BPF program: %+v (kernels from 6.1 are supported)", verifier)
+		return fmt.Errorf("the kernel refused a BPF program (kernels from 6.1 are supported): %w", verifier)
 	}
 	if errors.Is(err, ebpf.ErrMapIncompatible) {
 		return fmt.Errorf("adopt the maps pinned in %s: %w (made by another version; remove them with: cilium cleanup -f)", pinDir, err)
