@@ -56,7 +56,19 @@ func New(agent Agent, log *slog.Logger) *Server {
 // Handler returns the API as a handler, for any listener.
 func (s *Server) Handler() http.Handler { return s.handler }
 
-// routes lists everything that is answered.
+// Route is a method with a pattern of net/http.
+type Route struct{ Method, Pattern string }
+
+// Routes lists everything that is answered.
+func (s *Server) Routes() []Route {
+	var list []Route
+	for _, r := range s.routes() {
+		list = append(list, Route{r.method, basePath + r.pattern})
+	}
+	return list
+}
+
+// routes binds everything that is answered.
 func (s *Server) routes() []route {
 	return []route{
 		{method: "GET", pattern: "/healthz", do: s.getHealthz},
@@ -196,8 +208,8 @@ func Listen(path string) (net.Listener, error) {
 		_ = conn.Close()
 		return nil, fmt.Errorf("API socket %s: another agent answers on it: stop that agent, or use another --socket-path", path)
 	}
-	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("remove the stale API socket %s: %w", path, err)
+	if err := removeStale(path); err != nil {
+		return nil, err
 	}
 	l, err := net.Listen("unix", path)
 	if err != nil {
@@ -208,4 +220,22 @@ func Listen(path string) (net.Listener, error) {
 		return nil, fmt.Errorf("protect the API socket %s: %w", path, err)
 	}
 	return l, nil
+}
+
+// removeStale removes the socket that an agent left behind, and nothing else.
+func removeStale(path string) error {
+	info, err := os.Lstat(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err == nil && info.Mode().Type() != fs.ModeSocket {
+		return fmt.Errorf("API socket %s: something else has that name: move it away, or use another --socket-path", path)
+	}
+	if err == nil {
+		err = os.Remove(path)
+	}
+	if err != nil {
+		return fmt.Errorf("remove the stale API socket %s: %w", path, err)
+	}
+	return nil
 }
