@@ -20,16 +20,9 @@ import (
 	"strings"
 	"sync"
 
+	"cilium.local/cilium/internal/apiserver"
 	"cilium.local/cilium/internal/endpoint"
 	"cilium.local/cilium/internal/ipam"
-)
-
-// Errors that callers tell apart.
-var (
-	ErrInUse     = errors.New("address is used by an endpoint")
-	ErrNoFamily  = errors.New("the node has no such address family")
-	ErrNotFound  = errors.New("address is not allocated")
-	ErrForbidden = errors.New("address is out of the node's range")
 )
 
 // reservedBy marks owners that are callers of the IPAM API.
@@ -104,13 +97,13 @@ func (b *Book) Claim(owner string, want4, want6 netip.Addr) (v4, v6 netip.Addr, 
 	}
 	if b.v4 != nil {
 		if v4, err = b.v4.Allocate(owner); err != nil {
-			return netip.Addr{}, netip.Addr{}, err
+			return netip.Addr{}, netip.Addr{}, classify(err)
 		}
 	}
 	if b.v6 != nil {
 		if v6, err = b.v6.Allocate(owner); err != nil {
 			b.release(owner, v4)
-			return netip.Addr{}, netip.Addr{}, err
+			return netip.Addr{}, netip.Addr{}, classify(err)
 		}
 	}
 	return v4, v6, nil
@@ -122,7 +115,7 @@ func (b *Book) claimAddr(owner string, addr netip.Addr) error {
 	}
 	pool := b.pool(addr)
 	if pool == nil {
-		return fmt.Errorf("%w: %s", ErrNoFamily, addr)
+		return fmt.Errorf("%w on this node: %s", apiserver.ErrNoFamily, addr)
 	}
 	holder, taken := pool.Owner(addr)
 	if !taken || !strings.HasPrefix(holder, reservedBy) {
@@ -141,7 +134,9 @@ func classify(err error) error {
 	case errors.Is(err, ipam.ErrTaken):
 		return fmt.Errorf("%w: %w", endpoint.ErrConflict, err)
 	case errors.Is(err, ipam.ErrForeign), errors.Is(err, ipam.ErrReserved):
-		return fmt.Errorf("%w: %w", ErrForbidden, err)
+		return fmt.Errorf("%w: %w", apiserver.ErrInvalid, err)
+	case errors.Is(err, ipam.ErrExhausted):
+		return fmt.Errorf("%w: %w", apiserver.ErrExhausted, err)
 	}
 	return err
 }
@@ -181,11 +176,11 @@ func (b *Book) Reserve(family, owner string) (netip.Addr, error) {
 		pool = b.v6
 	}
 	if pool == nil {
-		return netip.Addr{}, fmt.Errorf("%w: %s", ErrNoFamily, family)
+		return netip.Addr{}, fmt.Errorf("%w on this node: %s", apiserver.ErrNoFamily, family)
 	}
 	addr, err := pool.Allocate(reservedBy + owner)
 	if err != nil {
-		return netip.Addr{}, err
+		return netip.Addr{}, classify(err)
 	}
 	if err := b.save(); err != nil {
 		_ = pool.Release(addr)
@@ -196,13 +191,13 @@ func (b *Book) Reserve(family, owner string) (netip.Addr, error) {
 
 // ReserveAddr takes one address for a caller of the IPAM API. It fails with
 // endpoint.ErrConflict and the owner's name when it is taken, and with
-// ErrForbidden and the range when it is foreign.
+// apiserver.ErrInvalid and the range when it is foreign.
 func (b *Book) ReserveAddr(addr netip.Addr, owner string) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	pool := b.pool(addr)
 	if pool == nil {
-		return fmt.Errorf("%w: %s", ErrNoFamily, addr)
+		return fmt.Errorf("%w on this node: %s", apiserver.ErrNoFamily, addr)
 	}
 	if err := pool.AllocateAddr(addr, reservedBy+owner); err != nil {
 		return classify(err)
@@ -214,24 +209,25 @@ func (b *Book) ReserveAddr(addr netip.Addr, owner string) error {
 	return nil
 }
 
-// ReleaseReserved gives a reserved address back. It fails with ErrInUse while
-// an endpoint uses it, and with ErrNotFound when nobody reserved it.
+// ReleaseReserved gives a reserved address back. It fails with
+// apiserver.ErrConflict while an endpoint uses it, and with ErrNotFound when
+// nobody reserved it.
 func (b *Book) ReleaseReserved(addr netip.Addr) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	pool := b.pool(addr)
 	if pool == nil {
-		return fmt.Errorf("%w: %s", ErrNotFound, addr)
+		return fmt.Errorf("%w: address %s is not allocated", apiserver.ErrNotFound, addr)
 	}
 	holder, taken := pool.Owner(addr)
 	if user := b.users[addr]; user != "" {
-		return fmt.Errorf("%w: %s belongs to %s", ErrInUse, addr, user)
+		return fmt.Errorf("%w: %s belongs to %s", apiserver.ErrConflict, addr, user)
 	}
 	if !taken {
-		return fmt.Errorf("%w: %s", ErrNotFound, addr)
+		return fmt.Errorf("%w: address %s is not allocated", apiserver.ErrNotFound, addr)
 	}
 	if !strings.HasPrefix(holder, reservedBy) {
-		return fmt.Errorf("%w: %s belongs to %s", ErrInUse, addr, holder)
+		return fmt.Errorf("%w: %s belongs to %s", apiserver.ErrConflict, addr, holder)
 	}
 	if err := pool.Release(addr); err != nil {
 		return err

@@ -11,6 +11,7 @@ import (
 	"testing"
 
 	"cilium.local/cilium/internal/agent/addressbook"
+	"cilium.local/cilium/internal/apiserver"
 	"cilium.local/cilium/internal/endpoint"
 	"cilium.local/cilium/internal/ipam"
 )
@@ -70,7 +71,7 @@ func TestAReservedAddressServesOneEndpointAndStaysReserved(t *testing.T) {
 	if _, _, err := b.Claim("endpoint 2", web, nothing); !errors.Is(err, endpoint.ErrConflict) || !strings.Contains(err.Error(), "endpoint 1") {
 		t.Errorf("second Claim returned %v", err)
 	}
-	if err := b.ReleaseReserved(web); !errors.Is(err, addressbook.ErrInUse) {
+	if err := b.ReleaseReserved(web); !errors.Is(err, apiserver.ErrConflict) {
 		t.Errorf("release in use returned %v", err)
 	}
 	b.Release("endpoint 1", web)
@@ -80,7 +81,7 @@ func TestAReservedAddressServesOneEndpointAndStaysReserved(t *testing.T) {
 	if err := b.ReleaseReserved(web); err != nil {
 		t.Error(err)
 	}
-	if err := b.ReleaseReserved(web); !errors.Is(err, addressbook.ErrNotFound) {
+	if err := b.ReleaseReserved(web); !errors.Is(err, apiserver.ErrNotFound) {
 		t.Errorf("second release returned %v", err)
 	}
 }
@@ -90,7 +91,7 @@ func TestNobodyReleasesTheAddressOfAnEndpointThroughIPAM(t *testing.T) {
 	if _, _, err := b.Claim("endpoint 1", web, nothing); err != nil {
 		t.Fatal(err)
 	}
-	if err := b.ReleaseReserved(web); !errors.Is(err, addressbook.ErrInUse) {
+	if err := b.ReleaseReserved(web); !errors.Is(err, apiserver.ErrConflict) {
 		t.Errorf("release returned %v", err)
 	}
 }
@@ -104,7 +105,7 @@ func TestTakenAndForeignAddressesAreRefusedByName(t *testing.T) {
 		t.Errorf("taken: %v", err)
 	}
 	for _, addr := range []netip.Addr{foreign, gateway} {
-		if err := b.ReserveAddr(addr, "cni"); !errors.Is(err, addressbook.ErrForbidden) {
+		if err := b.ReserveAddr(addr, "cni"); !errors.Is(err, apiserver.ErrInvalid) {
 			t.Errorf("%s: %v", addr, err)
 		}
 	}
@@ -156,7 +157,7 @@ func TestAFamilyThatTheNodeDoesNotHaveIsNamed(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := b.Reserve("ipv6", "docker"); !errors.Is(err, addressbook.ErrNoFamily) {
+	if _, err := b.Reserve("ipv6", "docker"); !errors.Is(err, apiserver.ErrNoFamily) {
 		t.Errorf("Reserve returned %v", err)
 	}
 	if _, v6, err := b.Claim("endpoint 1", nothing, nothing); err != nil || v6.IsValid() {
