@@ -64,7 +64,10 @@ func (m *Manager) Create(ctx context.Context, spec Spec) (Endpoint, error) {
 		m.forget(id)
 		return Endpoint{}, fmt.Errorf("create endpoint %d: %w", id, err)
 	}
-	return m.finish(ent), nil
+	e := m.finish(ent)
+	m.log.Info("endpoint connected", "endpoint", e.ID, "state", e.State, "identity", e.Identity,
+		"labels", e.IdentityLabels.String(), "ipv4", e.IPv4, "ipv6", e.IPv6, "device", e.Device.HostName)
+	return e, nil
 }
 
 // admit registers the endpoint, which reserves its number and names, and

@@ -28,6 +28,7 @@ func (m *Manager) Delete(ctx context.Context, id uint16) error {
 	err = errors.Join(err, m.files.remove(id))
 	m.enter(ent, StateDisconnected, CodeOK, "removed")
 	m.forget(id)
+	m.log.Info("endpoint removed", "endpoint", id, "identity", e.Identity)
 	if err != nil {
 		return fmt.Errorf("endpoint %d is removed, but: %w", id, err)
 	}

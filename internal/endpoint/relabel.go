@@ -145,6 +145,7 @@ func (m *Manager) settle(ctx context.Context, ent *entry) error {
 	})
 	m.letGo(ctx, old)
 	m.save(m.ready(ent, "identity "+strconv.Itoa(int(id))))
+	m.log.Info("endpoint identified", "endpoint", old.ID, "identity", id, "was", old.Identity, "labels", want.String())
 	return nil
 }
 
