@@ -1,0 +1,118 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package kvstore
+
+import (
+	"context"
+	"time"
+
+	clientv3 "go.etcd.io/etcd/client/v3"
+)
+
+// Event is a change of one key: its new value, or with Deleted set its end.
+type Event struct {
+	KeyValue
+	Deleted bool
+}
+
+// Watch calls handle for every key that begins with the prefix and then for
+// every change, in the store's order, until ctx ends, and returns ctx's error.
+// The first call brings all present keys, maybe none; it says that the present
+// state is known. Watch lives through disconnects, and through the compaction or
+// replacement of the store: then one call brings all that is different, with the
+// deletions among it. Calls do not overlap; several changes of one key may be
+// merged while disconnected.
+func (s *Store) Watch(ctx context.Context, prefix string, handle func([]Event)) error {
+	w := &watcher{store: s, prefix: prefix, handle: handle, known: make(map[string]int64)}
+	for {
+		replaced := s.health.past()
+		revision, err := w.resync(ctx)
+		if err == nil {
+			err = w.follow(ctx, revision+1, replaced)
+		}
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		s.log.Debug("watch of the key-value store starts over", "prefix", prefix, "error", err)
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(retryEvery / 5):
+		}
+	}
+}
+
+type watcher struct {
+	store  *Store
+	prefix string
+	handle func([]Event)
+	known  map[string]int64 // key → revision it was reported at
+	synced bool
+}
+
+// resync reads all keys and reports what differs from what was reported before.
+func (w *watcher) resync(ctx context.Context) (revision int64, err error) {
+	kvs, revision, err := w.store.list(ctx, w.prefix)
+	if err != nil {
+		return 0, err
+	}
+	var events []Event
+	present := make(map[string]int64, len(kvs))
+	for _, kv := range kvs {
+		present[kv.Key] = kv.Revision
+		if w.known[kv.Key] != kv.Revision {
+			events = append(events, Event{KeyValue: kv})
+		}
+	}
+	for key := range w.known {
+		if _, ok := present[key]; !ok {
+			events = append(events, Event{KeyValue: KeyValue{Key: key, Revision: revision}, Deleted: true})
+		}
+	}
+	w.known = present
+	if len(events) > 0 || !w.synced {
+		w.synced = true
+		w.handle(events)
+	}
+	return revision, nil
+}
+
+// follow reports changes from the revision on until the watch breaks.
+func (w *watcher) follow(ctx context.Context, revision int64, replaced <-chan struct{}) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	responses := w.store.client.Watch(clientv3.WithRequireLeader(ctx), w.prefix,
+		clientv3.WithPrefix(), clientv3.WithRev(revision))
+	for {
+		select {
+		case <-replaced:
+			return nil
+		case resp, ok := <-responses:
+			if !ok {
+				return ctx.Err()
+			}
+			if err := resp.Err(); err != nil {
+				return err
+			}
+			w.report(resp.Events)
+		}
+	}
+}
+
+func (w *watcher) report(changes []*clientv3.Event) {
+	if len(changes) == 0 {
+		return
+	}
+	events := make([]Event, len(changes))
+	for i, c := range changes {
+		e := Event{KeyValue: KeyValue{Key: string(c.Kv.Key), Value: string(c.Kv.Value), Revision: c.Kv.ModRevision}}
+		if c.Type == clientv3.EventTypeDelete {
+			e.Deleted = true
+			delete(w.known, e.Key)
+		} else {
+			w.known[e.Key] = e.Revision
+		}
+		events[i] = e
+	}
+	w.handle(events)
+}

@@ -1,0 +1,76 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package kvstore
+
+import (
+	"context"
+	"log/slog"
+	"strings"
+
+	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
+)
+
+// zapToSlog returns a logger for etcd that hands warnings and errors on. What
+// etcd takes for fatal becomes a panic, so that it does not end the process
+// without a word.
+func zapToSlog(log *slog.Logger) *zap.Logger {
+	return zap.New(slogCore{log: log}, zap.WithFatalHook(zapcore.WriteThenPanic))
+}
+
+// slogCore implements zapcore.Core.
+type slogCore struct {
+	log    *slog.Logger
+	fields []zapcore.Field
+}
+
+// Enabled implements zapcore.LevelEnabler.
+func (c slogCore) Enabled(level zapcore.Level) bool { return level >= zapcore.WarnLevel }
+
+// With implements zapcore.Core.
+func (c slogCore) With(fields []zapcore.Field) zapcore.Core {
+	return slogCore{log: c.log, fields: append(c.fields[:len(c.fields):len(c.fields)], fields...)}
+}
+
+// Check implements zapcore.Core.
+func (c slogCore) Check(entry zapcore.Entry, checked *zapcore.CheckedEntry) *zapcore.CheckedEntry {
+	if !c.Enabled(entry.Level) || pointless(entry.Message) {
+		return checked
+	}
+	return checked.AddCore(entry, c)
+}
+
+// Write implements zapcore.Core.
+func (c slogCore) Write(entry zapcore.Entry, fields []zapcore.Field) error {
+	values := zapcore.NewMapObjectEncoder()
+	for _, f := range append(c.fields[:len(c.fields):len(c.fields)], fields...) {
+		f.AddTo(values)
+	}
+	level := slog.LevelWarn
+	if entry.Level > zapcore.WarnLevel {
+		level = slog.LevelError
+	}
+	attrs := make([]slog.Attr, 0, len(values.Fields))
+	for key, value := range values.Fields {
+		attrs = append(attrs, slog.Any(key, value))
+	}
+	c.log.LogAttrs(context.Background(), level, entry.Message, attrs...)
+	return nil
+}
+
+// Sync implements zapcore.Core.
+func (c slogCore) Sync() error { return nil }
+
+// pointless reports warnings about choices that are right for a server that
+// only this process uses.
+func pointless(message string) bool {
+	for _, start := range []string{
+		"Running http and grpc server on single port",
+		"simple token is not cryptographically signed",
+	} {
+		if strings.HasPrefix(message, start) {
+			return true
+		}
+	}
+	return false
+}
