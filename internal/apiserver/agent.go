@@ -150,7 +150,7 @@ type Enforcement struct {
 type Policy interface {
 	// Import parses, checks, enforces and keeps the rules of all documents, or
 	// none. It returns once they are in the kernel. A document that is refused
-	// is ErrInvalid, or an error that lists the problems.
+	// is ErrInvalid, best a *PolicyError that lists the mistakes.
 	Import(ctx context.Context, documents []Document, replace bool) (Import, error)
 	// Delete removes the rules that carry all the labels. Rules counts those
 	// that were removed; none is ErrNotFound.

@@ -5,6 +5,7 @@ package apiserver
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -188,5 +189,30 @@ func (s *Server) party(side string, labels api.Labels, ref string, id uint32, ip
 	return party, nil
 }
 
+// PolicyError refuses an import and lists every mistake, with its place. It is
+// an ErrInvalid.
+type PolicyError struct{ Problems []api.PolicyProblem }
+
+// Error gives the first mistake and how many more there are.
+func (e *PolicyError) Error() string {
+	if len(e.Problems) == 0 {
+		return ErrInvalid.Error()
+	}
+	first := e.Problems[0]
+	text := fmt.Sprintf("%s:%d:%d: %s: %s", first.File, first.Line, first.Column, first.Path, first.Text)
+	if more := len(e.Problems) - 1; more > 0 {
+		text += fmt.Sprintf(" (and %d more)", more)
+	}
+	return text
+}
+
+func (e *PolicyError) Unwrap() error { return ErrInvalid }
+
 // policyProblems returns the single mistakes that a refused policy lists.
-func policyProblems(error) []api.PolicyProblem { return nil }
+func policyProblems(err error) []api.PolicyProblem {
+	var refused *PolicyError
+	if !errors.As(err, &refused) {
+		return nil
+	}
+	return refused.Problems
+}

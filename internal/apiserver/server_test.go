@@ -7,6 +7,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"maps"
@@ -296,6 +297,25 @@ func TestAFailureOfTheAgentIsLoggedAndAnswered500(t *testing.T) {
 	handler.ServeHTTP(answer, httptest.NewRequestWithContext(t.Context(), "PUT", "/v1/policy", strings.NewReader("[]")))
 	if answer.Code != 500 || !strings.Contains(answer.Body.String(), "disk is full") || !strings.Contains(log.String(), "disk is full") {
 		t.Errorf("answer %d %s, log %s", answer.Code, answer.Body, log.String())
+	}
+}
+
+func TestARefusedPolicyListsEveryMistake(t *testing.T) {
+	world := apitest.NewWorld()
+	world.RefuseImport = fmt.Errorf("import: %w", &apiserver.PolicyError{Problems: []api.PolicyProblem{
+		{File: "a.json", Line: 3, Column: 5, Path: "$[0].ingres", Text: "unknown field; ingress is meant"},
+		{File: "a.json", Line: 9, Column: 1, Path: "$[1]", Text: "endpointSelector is missing"},
+	}})
+	handler := apiserver.New(world.Agent(), slog.New(slog.DiscardHandler)).Handler()
+	answer := httptest.NewRecorder()
+	handler.ServeHTTP(answer, httptest.NewRequestWithContext(t.Context(), "PUT", "/v1/policy", strings.NewReader("[]")))
+	var body api.Error
+	if err := json.Unmarshal(answer.Body.Bytes(), &body); err != nil || answer.Code != 400 {
+		t.Fatalf("%d %s", answer.Code, answer.Body)
+	}
+	want := "import: a.json:3:5: $[0].ingres: unknown field; ingress is meant (and 1 more)"
+	if len(body.Problems) != 2 || body.Problems[1].Line != 9 || body.Error != want {
+		t.Errorf("%+v", body)
 	}
 }
 
