@@ -1,0 +1,54 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package cli
+
+import (
+	"io"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"cilium.local/cilium/api"
+)
+
+func (t *tool) node() *cobra.Command {
+	return group("node", "Show the nodes that the agent knows", t.nodeList())
+}
+
+func (t *tool) nodeList() *cobra.Command {
+	cmd := &cobra.Command{Use: "list", Aliases: []string{"ls"}, Short: "List the nodes", Args: exactArgs()}
+	out := addOutput(cmd)
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		c := t.client()
+		defer c.Close()
+		nodes, err := c.NodeList(cmd.Context())
+		if err != nil {
+			return err
+		}
+		return out.print(t.Out, nodes, func(w io.Writer) {
+			g := grid{header: []string{"NAME", "IPv4 GATEWAY", "IPv4 RANGE", "IPv6 GATEWAY", "IPv6 RANGE", "OTHER ADDRESSES"}}
+			for _, n := range nodes {
+				g.add(nodeRow(&n)...)
+			}
+			g.write(w)
+		})
+	}
+	return cmd
+}
+
+func nodeRow(n *api.NodeElement) []string {
+	row := []string{n.Name, "-", "-", "-", "-", "-"}
+	if a := n.PrimaryAddress; a != nil {
+		for i, e := range []*api.NodeAddressingElement{a.IPv4, a.IPv6} {
+			if e != nil && e.Enabled {
+				row[1+2*i], row[2+2*i] = orDash(e.IP), orDash(e.AllocRange)
+			}
+		}
+	}
+	var others []string
+	for _, e := range n.SecondaryAddresses {
+		others = append(others, e.IP)
+	}
+	row[5] = orDash(strings.Join(others, "\n"))
+	return row
+}
