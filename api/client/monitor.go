@@ -20,7 +20,7 @@ var ErrEnded = errors.New("the agent has gone away")
 
 // Stream is a running monitor. It is used by one goroutine; Close it.
 type Stream struct {
-	ctx     context.Context //nolint:containedctx // it tells the reader's end from the agent's
+	ctx     context.Context // tells the reader's end from the agent's
 	resp    *http.Response
 	decoder *json.Decoder
 	socket  string
@@ -38,7 +38,7 @@ func (c *Client) Monitor(ctx context.Context, filter flow.Filter) (*Stream, erro
 			query.Add(name, strconv.Itoa(int(id)))
 		}
 	}
-	resp, err := c.send(ctx, request{method: "GET", path: "/monitor", query: query})
+	resp, err := c.send(ctx, request{method: "GET", path: "/monitor", query: query}) //nolint:bodyclose // Stream.Close does
 	if err != nil {
 		return nil, err
 	}

@@ -88,7 +88,7 @@ func applyPathID(req *api.EndpointChangeRequest, ref string) error {
 	if err != nil {
 		return badRequest("id", "endpoint id %q: use a number up to 65535, 0 for any that is free", ref)
 	}
-	if req.ID != 0 && id != 0 && req.ID != uint16(id) {
+	if req.ID != 0 && id != 0 && uint64(req.ID) != id {
 		return badRequest("id", "endpoint id %d in the path, %d in the request", id, req.ID)
 	}
 	if id != 0 {

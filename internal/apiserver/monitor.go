@@ -30,13 +30,13 @@ func (s *Server) getMonitor(w http.ResponseWriter, r *http.Request) error {
 	w.WriteHeader(http.StatusOK)
 	// The header tells the reader that nothing is missed from here on.
 	if err := stream.Flush(); err != nil {
-		return nil //nolint:nilerr // the reader is gone; there is nobody to tell
+		return nil // the reader is gone; there is nobody to tell
 	}
 	encoder := json.NewEncoder(w)
 	for {
 		event, err := watcher.Next(r.Context())
 		if err != nil {
-			return nil //nolint:nilerr // the context ended: the reader left or the agent stops
+			return nil // the context ended: the reader left or the agent stops
 		}
 		if lost := watcher.TakeLost(); lost > 0 {
 			note := flow.Event{Type: flow.TypeAgent, Time: event.Time, Message: fmt.Sprintf("%d events lost: this reader is too slow", lost)}
