@@ -247,6 +247,8 @@ func (s *Store) Set(ctx context.Context, key, value string) error {
 
 // Delete removes the key, leased or not. Removing a missing key succeeds.
 func (s *Store) Delete(ctx context.Context, key string) error {
+	s.leases.rewriting.Lock()
+	defer s.leases.rewriting.Unlock()
 	s.leases.forget(key)
 	return s.do(ctx, "delete", key, func(ctx context.Context) error {
 		_, err := s.client.Delete(ctx, key)

@@ -20,7 +20,8 @@ type leases struct {
 	store *Store
 	wake  chan struct{}
 
-	granting sync.Mutex // held while a lease is asked for, so that there is one
+	granting  sync.Mutex // held while a lease is asked for, so that there is one
+	rewriting sync.Mutex // held while a key is stored again or deleted, so that it does not come back
 
 	mu   sync.Mutex
 	id   clientv3.LeaseID // 0: none
@@ -140,18 +141,24 @@ func (l *leases) storeAgain(ctx context.Context) error {
 	keys := maps.Clone(l.keys)
 	l.mu.Unlock()
 	for key, is := range keys {
-		l.mu.Lock()
-		present, wanted := l.keys[key]
-		id := l.id
-		l.mu.Unlock()
-		if !wanted || present != is || is.lease == id && id != 0 {
-			continue
-		}
-		if err := l.store.SetLeased(ctx, key, is.value); err != nil {
+		if err := l.storeKeyAgain(ctx, key, is); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+func (l *leases) storeKeyAgain(ctx context.Context, key string, is leasedKey) error {
+	l.rewriting.Lock()
+	defer l.rewriting.Unlock()
+	l.mu.Lock()
+	present, wanted := l.keys[key]
+	id := l.id
+	l.mu.Unlock()
+	if !wanted || present != is || is.lease == id && id != 0 {
+		return nil
+	}
+	return l.store.SetLeased(ctx, key, is.value)
 }
 
 // Keep makes the key a leased one without waiting for the store: it is stored

@@ -1,0 +1,251 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package idalloc
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"cilium.local/cilium/internal/identity"
+	"cilium.local/cilium/internal/kvstore"
+	"cilium.local/cilium/internal/label"
+)
+
+// tendRetry is the time between tries of what the store has to be told.
+const tendRetry = time.Second
+
+// Run follows the store's identities, keeps this node's claims true and collects
+// garbage, until ctx ends; it returns ctx's error.
+func (a *Allocator) Run(ctx context.Context) error {
+	var parts sync.WaitGroup
+	defer parts.Wait()
+	parts.Go(func() { a.upkeep(ctx) })
+	parts.Go(func() { a.collectGarbage(ctx) })
+	return a.store.Watch(ctx, idPrefix, a.identitiesChanged)
+}
+
+// identitiesChanged books what the store's identities are now.
+func (a *Allocator) identitiesChanged(events []kvstore.Event) {
+	for _, e := range events {
+		id, labels, err := parseIdentity(e.KeyValue)
+		switch {
+		case e.Deleted:
+			if id, err := parseID(strings.TrimPrefix(e.Key, idPrefix)); err == nil {
+				a.forget(id)
+			}
+		case err != nil:
+			a.log.Warn("ignoring a broken identity in the key-value store", "key", e.Key, "error", err)
+			if id != 0 {
+				a.forget(id)
+			}
+		default:
+			a.learn(id, labels.Key())
+		}
+	}
+	a.mu.Lock()
+	a.synced = true
+	a.mu.Unlock()
+}
+
+// parseIdentity reads an id key. With an error the number may still be known.
+func parseIdentity(kv kvstore.KeyValue) (identity.ID, label.Set, error) {
+	id, err := parseID(strings.TrimPrefix(kv.Key, idPrefix))
+	if err != nil {
+		return 0, nil, err
+	}
+	labels, err := label.ParseKey(kv.Value)
+	if err != nil {
+		return id, nil, fmt.Errorf("identity %d: %w", id, err)
+	}
+	return id, labels, nil
+}
+
+// learn books that the number stands for the label key.
+func (a *Allocator) learn(id identity.ID, key string) {
+	labels, err := label.ParseKey(key)
+	if err != nil {
+		return
+	}
+	a.mu.Lock()
+	before, known := a.known[id]
+	if known && before.Equal(labels) {
+		a.mu.Unlock()
+		return
+	}
+	if known {
+		a.unindex(id, before)
+	}
+	a.known[id] = labels
+	ids := append(a.byKey[key], id)
+	slices.Sort(ids)
+	a.byKey[key] = ids
+	a.doubt(id, key)
+	a.mu.Unlock()
+	a.signal(a.changed)
+}
+
+// forget books that the number stands for nothing.
+func (a *Allocator) forget(id identity.ID) {
+	a.mu.Lock()
+	labels, known := a.known[id]
+	if known {
+		a.unindex(id, labels)
+		delete(a.known, id)
+	}
+	a.doubt(id, "")
+	a.mu.Unlock()
+	if known {
+		a.signal(a.changed)
+	}
+}
+
+func (a *Allocator) unindex(id identity.ID, labels label.Set) {
+	key := labels.Key()
+	rest := slices.DeleteFunc(a.byKey[key], func(other identity.ID) bool { return other == id })
+	if len(rest) == 0 {
+		delete(a.byKey, key)
+	} else {
+		a.byKey[key] = rest
+	}
+}
+
+// doubt marks this node's holding of the number when the store says that it
+// stands for another label key. The caller holds mu.
+func (a *Allocator) doubt(id identity.ID, key string) {
+	for own, h := range a.held {
+		if h.ID == id && own != key {
+			h.unsure = true
+			a.signal(a.tend)
+		}
+	}
+}
+
+// upkeep confirms holdings and gives up claims until ctx ends.
+func (a *Allocator) upkeep(ctx context.Context) {
+	for {
+		var retry <-chan time.Time
+		if err := a.tendAll(ctx); err != nil {
+			retry = time.After(tendRetry)
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-a.tend:
+		case <-retry:
+		}
+	}
+}
+
+// tendAll does what the store has to be told, and returns the first failure.
+func (a *Allocator) tendAll(ctx context.Context) error {
+	a.mu.Lock()
+	var unsure, unwanted []string
+	for key, h := range a.held {
+		if h.unsure {
+			unsure = append(unsure, key)
+		}
+	}
+	for key := range a.unwanted {
+		unwanted = append(unwanted, key)
+	}
+	a.mu.Unlock()
+	for _, key := range unsure {
+		if err := a.confirm(ctx, key); err != nil {
+			return err
+		}
+	}
+	for _, key := range unwanted {
+		if err := a.giveUp(ctx, key); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// giveUp deletes the value key of labels that this node does not hold.
+func (a *Allocator) giveUp(ctx context.Context, key string) error {
+	unlock, err := a.labelLocks.lock(ctx, key)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	a.mu.Lock()
+	_, held := a.held[key]
+	a.mu.Unlock()
+	if !held {
+		if err := a.store.Delete(ctx, a.valueKey(key)); err != nil {
+			return err
+		}
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	delete(a.unwanted, key)
+	return nil
+}
+
+// confirm makes the store agree with a holding that it may not know: the
+// identity's key is stored again if it was lost. When the number was given to
+// other labels meanwhile, the holding ends.
+func (a *Allocator) confirm(ctx context.Context, key string) error {
+	unlock, err := a.labelLocks.lock(ctx, key)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	a.mu.Lock()
+	h := a.held[key]
+	a.mu.Unlock()
+	if h == nil || !h.unsure {
+		return nil
+	}
+	owner, err := a.store.Get(ctx, idKey(h.ID))
+	if errors.Is(err, kvstore.ErrNotFound) {
+		done, createErr := a.store.Commit(ctx, []kvstore.Cond{kvstore.Missing(idKey(h.ID))},
+			kvstore.Put(idKey(h.ID), key), a.claim(key, h.ID))
+		if createErr != nil || !done {
+			return errors.Join(createErr, errUnlessDone(done))
+		}
+		a.log.Warn("stored an identity again that the key-value store had lost", "identity", h.ID, "labels", h.Labels.String())
+		a.learn(h.ID, key)
+		owner, err = key, nil
+	}
+	if err != nil {
+		return err
+	}
+	if owner == key {
+		a.mu.Lock()
+		h.unsure = false
+		a.mu.Unlock()
+		return nil
+	}
+	return a.end(ctx, key, h, owner)
+}
+
+var errChanged = errors.New("the key-value store changed meanwhile")
+
+func errUnlessDone(done bool) error {
+	if done {
+		return nil
+	}
+	return errChanged
+}
+
+// end drops a holding whose number stands for other labels.
+func (a *Allocator) end(ctx context.Context, key string, h *holding, owner string) error {
+	if err := a.store.Delete(ctx, a.valueKey(key)); err != nil {
+		return err
+	}
+	a.mu.Lock()
+	delete(a.held, key)
+	a.mu.Unlock()
+	a.log.Error("identity was given to other labels while this node was cut off from the key-value store",
+		"identity", h.ID, "labels", h.Labels.String(), "now", owner)
+	a.signal(a.changed)
+	a.conflict(h.Identity)
+	return nil
+}
