@@ -39,8 +39,11 @@ func Run(ctx context.Context, args []string, streams Streams) int {
 	root := newRoot(&tool{Streams: streams})
 	root.SetArgs(args)
 	cmd, err := root.ExecuteContextC(ctx)
-	if err == nil || (errors.Is(err, context.Canceled) && ctx.Err() != nil) {
+	if err == nil {
 		return 0
+	}
+	if ctx.Err() != nil {
+		err = errors.New("interrupted")
 	}
 	if !errors.Is(err, errUnhealthy) {
 		fmt.Fprint(streams.Err, errorText(cmd, err))
@@ -171,7 +174,7 @@ func problemText(p api.PolicyProblem) string {
 func exactArgs(what ...string) cobra.PositionalArgs {
 	return func(_ *cobra.Command, args []string) error {
 		if len(args) < len(what) {
-			return usage("%s is missing", what[len(args)])
+			return usage("missing argument: %s", what[len(args)])
 		}
 		if len(args) > len(what) {
 			return usage("%q is one argument too many", args[len(what)])

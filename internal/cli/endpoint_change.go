@@ -6,12 +6,14 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"net/http"
 	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
 
 	"cilium.local/cilium/api"
+	"cilium.local/cilium/api/client"
 	"cilium.local/cilium/internal/label"
 )
 
@@ -143,11 +145,14 @@ func (t *tool) endpointDisconnect() *cobra.Command {
 		RunE: func(cmd *cobra.Command, args []string) error {
 			c := t.client()
 			defer c.Close()
-			if err := c.EndpointDelete(cmd.Context(), args[0]); err != nil {
-				return err
+			err := c.EndpointDelete(cmd.Context(), args[0])
+			if client.IsCode(err, http.StatusPartialContent) {
+				return fmt.Errorf("endpoint %s is disconnected, but something was left behind: %w", args[0], err)
 			}
-			fmt.Fprintf(t.Out, "Endpoint %s disconnected\n", args[0])
-			return nil
+			if err == nil {
+				fmt.Fprintf(t.Out, "Endpoint %s disconnected\n", args[0])
+			}
+			return err
 		},
 	}
 }

@@ -45,7 +45,11 @@ func (t *tool) monitor() *cobra.Command {
 		if err != nil {
 			return err
 		}
-		return t.watch(cmd.Context(), filter, &o)
+		err = t.watch(cmd.Context(), filter, &o)
+		if cmd.Context().Err() != nil {
+			return nil // an interrupt is how a monitor ends
+		}
+		return err
 	}
 	return cmd
 }

@@ -47,7 +47,7 @@ func (o *output) print(w io.Writer, value any, text func(io.Writer)) error {
 	}
 	found, err := jsonpath.Execute(template, data)
 	if err != nil {
-		return usage("-o %s: %w", o.format, err)
+		return fmt.Errorf("-o %s: %w", o.format, err)
 	}
 	_, err = fmt.Fprintln(w, strings.TrimSuffix(found, "\n"))
 	return err

@@ -73,7 +73,7 @@ func stays(err error) error { return &importError{err} }
 func atLeastOne(what string) cobra.PositionalArgs {
 	return func(_ *cobra.Command, args []string) error {
 		if len(args) == 0 {
-			return usage("%s is missing", what)
+			return usage("missing argument: %s", what)
 		}
 		return nil
 	}
