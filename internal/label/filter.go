@@ -1,0 +1,99 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package label
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+)
+
+// Filter tells which labels make up an identity. Labels that change with every
+// start or image of a workload would give each its own identity.
+type Filter struct {
+	user    []filterRule
+	include bool // some user rule includes: what matches none is left out
+}
+
+type filterRule struct {
+	exclude        bool
+	source, prefix string
+}
+
+// defaultRules are tried in order; the first that matches decides. Every label
+// that none matches is kept.
+var defaultRules = []filterRule{
+	{false, SourceReserved, ""},
+	{false, SourceAny, "io.kubernetes.pod.namespace"},
+	{false, SourceAny, "io.cilium.k8s.namespace.labels"},
+	{false, SourceAny, "app.kubernetes.io"},
+	{true, SourceAny, "io.kubernetes"},
+	{true, SourceAny, "kubernetes.io"},
+	{true, SourceAny, "pod-template-"},
+	{true, SourceAny, "controller-revision-hash"},
+	{true, SourceAny, "annotation."},
+	{true, SourceAny, "io.cilium.port."},
+	{true, SourceContainer, "com.docker.compose.config-hash"},
+	{true, SourceContainer, "com.docker.compose.container-number"},
+	{true, SourceContainer, "com.docker.compose.image"},
+	{true, SourceContainer, "com.docker.compose.oneoff"},
+	{true, SourceContainer, "com.docker.compose.project.config_files"},
+	{true, SourceContainer, "com.docker.compose.project.working_dir"},
+	{true, SourceContainer, "com.docker.compose.version"},
+	{true, SourceContainer, "org.opencontainers.image"},
+	{true, SourceContainer, "org.label-schema"},
+	{true, SourceContainer, "maintainer"},
+}
+
+// NewFilter makes a filter of specs "[!][source:]prefix", tried before the
+// defaults: with "!" matching labels are left out, else kept. As soon as one
+// spec keeps labels, labels that match no spec are left out, but for reserved ones.
+func NewFilter(specs []string) (Filter, error) {
+	var f Filter
+	for _, spec := range specs {
+		rule := filterRule{}
+		text, exclude := strings.CutPrefix(strings.TrimSpace(spec), "!")
+		rule.exclude = exclude
+		rule.source, rule.prefix = SplitKey(text)
+		if rule.prefix == "" && rule.source == SourceUnspec {
+			return Filter{}, fmt.Errorf("label filter %q: %w", spec, errors.New("write [!][source:]prefix"))
+		}
+		f.include = f.include || !exclude
+		f.user = append(f.user, rule)
+	}
+	return f, nil
+}
+
+// Apply splits a set into the labels that make up the identity and the others.
+func (f Filter) Apply(set Set) (relevant, other Set) {
+	for _, l := range set {
+		if f.keeps(l) {
+			relevant = append(relevant, l)
+		} else {
+			other = append(other, l)
+		}
+	}
+	return relevant, other
+}
+
+func (f Filter) keeps(l Label) bool {
+	for _, r := range f.user {
+		if r.matches(l) {
+			return !r.exclude
+		}
+	}
+	if f.include && l.Source != SourceReserved {
+		return false
+	}
+	for _, r := range defaultRules {
+		if r.matches(l) {
+			return !r.exclude
+		}
+	}
+	return true
+}
+
+func (r filterRule) matches(l Label) bool {
+	anySource := r.source == SourceAny || r.source == SourceUnspec
+	return (anySource || r.source == l.Source) && strings.HasPrefix(l.Key, r.prefix)
+}

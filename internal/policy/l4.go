@@ -1,0 +1,166 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package policy
+
+import (
+	"fmt"
+	"regexp"
+	"strconv"
+	"strings"
+
+	"cilium.local/cilium/internal/l4"
+)
+
+// portRange is a range of ports of one protocol, ends included; for ICMP a range
+// of message types. A Protocol of l4.Any has the whole range and means any packet.
+type portRange struct {
+	protocol l4.Protocol
+	from, to uint16
+}
+
+const lastPort = 65535
+
+func (r portRange) contains(p l4.Port) bool {
+	if r.protocol == l4.Any {
+		return true
+	}
+	return r.protocol == p.Protocol && p.Number >= r.from && p.Number <= r.to
+}
+
+// String returns "80/TCP", "80-90/TCP", "TCP" or "any".
+func (r portRange) String() string {
+	switch {
+	case r.protocol == l4.Any:
+		return "any"
+	case r.from == 0 && r.to == lastPort:
+		return r.protocol.String()
+	case r.from == r.to:
+		return fmt.Sprintf("%d/%s", r.from, r.protocol)
+	}
+	return fmt.Sprintf("%d-%d/%s", r.from, r.to, r.protocol)
+}
+
+// maxPorts is how many ports one list may name.
+const maxPorts = 40
+
+// l4 works out the ranges of an element; none means any.
+func (d *decoder) l4(s *L4Spec, path string) []portRange {
+	if len(s.ToPorts) > 0 && len(s.ICMPs) > 0 {
+		d.failAt(path, "toPorts and icmps in one element; write two elements")
+	}
+	var ranges []portRange
+	for i := range s.ToPorts {
+		ranges = append(ranges, d.ports(&s.ToPorts[i], fmt.Sprintf("%s.toPorts[%d]", path, i))...)
+	}
+	for i := range s.ICMPs {
+		ranges = append(ranges, d.icmps(&s.ICMPs[i], fmt.Sprintf("%s.icmps[%d]", path, i))...)
+	}
+	return ranges
+}
+
+func (d *decoder) ports(s *PortsSpec, path string) []portRange {
+	if len(s.Ports) > maxPorts {
+		d.failAt(path+".ports", "%d ports; at most %d fit one list", len(s.Ports), maxPorts)
+	}
+	if s.Rules != nil {
+		d.rules(s.Rules, path+".rules")
+	}
+	if len(s.Ports) == 0 {
+		return []portRange{{protocol: l4.Any, to: lastPort}}
+	}
+	var ranges []portRange
+	for i, p := range s.Ports {
+		ranges = append(ranges, d.port(p, fmt.Sprintf("%s.ports[%d]", path, i))...)
+	}
+	return ranges
+}
+
+var portName = regexp.MustCompile(`^[a-z0-9]([-a-z0-9]*[a-z0-9])?$`)
+
+func (d *decoder) port(p PortSpec, path string) []portRange {
+	protocol, err := l4.ParseProtocol(p.Protocol)
+	if err != nil {
+		d.failAt(path+".protocol", "%v", err)
+		return nil
+	}
+	first, err := strconv.Atoi(p.Port)
+	if p.Port == "" {
+		first, err = 0, nil
+	}
+	switch {
+	case err != nil && isPortName(p.Port):
+		if p.EndPort != 0 {
+			d.failAt(path+".endPort", "a range begins with a number, not with a name")
+		}
+		return nil // by name; see Unsupported
+	case err != nil || first < 0 || first > lastPort:
+		d.failAt(path+".port", "%q is no port; use 0 to 65535 or a name", p.Port)
+		return nil
+	case p.EndPort != 0 && (p.EndPort < first || p.EndPort > lastPort || first == 0):
+		d.failAt(path+".endPort", "%d does not end a range that begins at %d; use %d to 65535", p.EndPort, first, max(first, 1))
+		return nil
+	case (protocol == l4.ICMP || protocol == l4.ICMPv6) && first != 0:
+		d.failAt(path+".port", "%s has no ports; give message types by icmps", protocol)
+		return nil
+	}
+	r := portRange{protocol, uint16(first), uint16(max(first, p.EndPort))}
+	if first == 0 {
+		r.to = lastPort
+	}
+	if protocol != l4.Any || first == 0 {
+		return []portRange{r}
+	}
+	var each []portRange
+	for _, protocol := range []l4.Protocol{l4.TCP, l4.UDP, l4.SCTP} {
+		each = append(each, portRange{protocol, r.from, r.to})
+	}
+	return each
+}
+
+func isPortName(text string) bool {
+	return len(text) <= 15 && portName.MatchString(text) && strings.Trim(text, "0123456789-") != ""
+}
+
+// Names of ICMP message types, as in IANA's registries.
+var (
+	icmpv4Types = map[string]uint16{
+		"EchoReply": 0, "DestinationUnreachable": 3, "Redirect": 5, "Echo": 8, "EchoRequest": 8,
+		"RouterAdvertisement": 9, "RouterSelection": 10, "TimeExceeded": 11, "ParameterProblem": 12,
+		"Timestamp": 13, "TimestampReply": 14, "Photuris": 40, "ExtendedEchoRequest": 42, "ExtendedEchoReply": 43,
+	}
+	icmpv6Types = map[string]uint16{
+		"DestinationUnreachable": 1, "PacketTooBig": 2, "TimeExceeded": 3, "ParameterProblem": 4,
+		"EchoRequest": 128, "EchoReply": 129, "MulticastListenerQuery": 130, "MulticastListenerReport": 131,
+		"MulticastListenerDone": 132, "RouterSolicitation": 133, "RouterAdvertisement": 134,
+		"NeighborSolicitation": 135, "NeighborAdvertisement": 136, "RedirectMessage": 137,
+	}
+)
+
+func (d *decoder) icmps(s *ICMPSpec, path string) []portRange {
+	if len(s.Fields) == 0 {
+		d.failAt(path, "fields is missing; give at least one {family, type}")
+	}
+	if len(s.Fields) > maxPorts {
+		d.failAt(path+".fields", "%d types; at most %d fit one list", len(s.Fields), maxPorts)
+	}
+	var ranges []portRange
+	for i, f := range s.Fields {
+		at := fmt.Sprintf("%s.fields[%d]", path, i)
+		d.oneOf(f.Family, at+".family", "", "IPv4", "IPv6")
+		protocol, names := l4.ICMP, icmpv4Types
+		if f.Family == "IPv6" {
+			protocol, names = l4.ICMPv6, icmpv6Types
+		}
+		number, known := names[string(f.Type)]
+		if !known {
+			n, err := strconv.ParseUint(string(f.Type), 10, 8)
+			if err != nil {
+				d.failAt(at+".type", "%q is no type; use 0 to 255 or one of: %s", f.Type, strings.Join(sortedKeys(names), ", "))
+				continue
+			}
+			number = uint16(n)
+		}
+		ranges = append(ranges, portRange{protocol, number, number})
+	}
+	return ranges
+}

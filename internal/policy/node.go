@@ -1,0 +1,263 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package policy
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"io"
+	"path"
+	"sort"
+	"strings"
+
+	"go.yaml.in/yaml/v3"
+)
+
+// maxDepth is far deeper than the language nests, and far less than what would
+// tire a recursive reader.
+const maxDepth = 64
+
+// maxBytes is the largest document that is read.
+const maxBytes = 64 << 20
+
+// kind is the type of a node.
+type kind string
+
+const (
+	objectKind kind = "object"
+	arrayKind  kind = "array"
+	stringKind kind = "string"
+	numberKind kind = "number"
+	boolKind   kind = "boolean"
+	nullKind   kind = "null"
+)
+
+// node is a value of a document with its place. JSON and YAML both become nodes.
+type node struct {
+	kind      kind
+	line, col int
+	text      string // of a scalar
+	keys      []*node
+	values    []*node // of an object, beside keys, or the items of an array
+}
+
+// Error is one mistake in a document.
+type Error struct {
+	File         string
+	Line, Column int
+	Path         string // JSON path, such as $[0].ingress[1].toPorts
+	Msg          string // what is wrong and what would be right
+}
+
+// Error returns "file:line:column: path: message".
+func (e *Error) Error() string {
+	return fmt.Sprintf("%s:%d:%d: %s: %s", e.File, e.Line, e.Column, e.Path, e.Msg)
+}
+
+// isYAML decides by the name, and without a telling one by the first character.
+func isYAML(name string, data []byte) bool {
+	switch path.Ext(name) {
+	case ".yaml", ".yml":
+		return true
+	case ".json":
+		return false
+	}
+	trimmed := bytes.TrimLeft(data, " \t\r\n")
+	return len(trimmed) > 0 && trimmed[0] != '[' && trimmed[0] != '{'
+}
+
+func readDocument(name string, data []byte) (*node, error) {
+	if len(data) > maxBytes {
+		return nil, &Error{File: name, Line: 1, Column: 1, Path: "$", Msg: fmt.Sprintf("the document has %d bytes; at most %d are read", len(data), maxBytes)}
+	}
+	if isYAML(name, data) {
+		return readYAML(name, data)
+	}
+	return readJSON(name, data)
+}
+
+// jsonReader turns JSON tokens into nodes.
+type jsonReader struct {
+	name    string
+	decoder *json.Decoder
+	lines   []int // offsets at which lines begin
+}
+
+func readJSON(name string, data []byte) (*node, error) {
+	r := &jsonReader{name: name, decoder: json.NewDecoder(bytes.NewReader(data)), lines: []int{0}}
+	r.decoder.UseNumber()
+	for i, c := range data {
+		if c == '\n' {
+			r.lines = append(r.lines, i+1)
+		}
+	}
+	// The offset of a token is where the one before ended; what lies between is
+	// blank or punctuation, which start skips.
+	root, err := r.value(data, "$", 0)
+	if err != nil {
+		return nil, err
+	}
+	if _, err := r.decoder.Token(); err != io.EOF {
+		return nil, r.fail(int(r.decoder.InputOffset()), "$", "something follows the document")
+	}
+	return root, nil
+}
+
+// start returns the offset of the next token.
+func (r *jsonReader) start(data []byte) int {
+	offset := int(r.decoder.InputOffset())
+	for offset < len(data) && strings.IndexByte(" \t\r\n,:", data[offset]) >= 0 {
+		offset++
+	}
+	return offset
+}
+
+func (r *jsonReader) place(offset int) (line, col int) {
+	line = sort.SearchInts(r.lines, offset+1)
+	return line, offset - r.lines[line-1] + 1
+}
+
+func (r *jsonReader) fail(offset int, path, format string, args ...any) error {
+	line, col := r.place(offset)
+	return &Error{File: r.name, Line: line, Column: col, Path: path, Msg: fmt.Sprintf(format, args...)}
+}
+
+func (r *jsonReader) value(data []byte, path string, depth int) (*node, error) {
+	offset := r.start(data)
+	if depth > maxDepth {
+		return nil, r.fail(offset, shorten(path), "nested more than %d levels deep", maxDepth)
+	}
+	token, err := r.decoder.Token()
+	if err != nil {
+		return nil, r.syntax(err, path)
+	}
+	n := &node{}
+	n.line, n.col = r.place(offset)
+	switch t := token.(type) {
+	case json.Delim:
+		if t == '[' {
+			return n, r.array(data, n, path, depth)
+		}
+		return n, r.object(data, n, path, depth)
+	case string:
+		n.kind, n.text = stringKind, t
+	case json.Number:
+		n.kind, n.text = numberKind, t.String()
+	case bool:
+		n.kind, n.text = boolKind, fmt.Sprint(t)
+	default:
+		n.kind, n.text = nullKind, "null"
+	}
+	return n, nil
+}
+
+func (r *jsonReader) syntax(err error, path string) error {
+	if err == io.EOF || err == io.ErrUnexpectedEOF {
+		return r.fail(int(r.decoder.InputOffset()), shorten(path), "the document ends too early")
+	}
+	return r.fail(int(r.decoder.InputOffset()), shorten(path), "not JSON: %v", err)
+}
+
+func (r *jsonReader) array(data []byte, n *node, path string, depth int) error {
+	n.kind = arrayKind
+	for r.decoder.More() {
+		item, err := r.value(data, fmt.Sprintf("%s[%d]", path, len(n.values)), depth+1)
+		if err != nil {
+			return err
+		}
+		n.values = append(n.values, item)
+	}
+	if _, err := r.decoder.Token(); err != nil {
+		return r.syntax(err, path)
+	}
+	return nil
+}
+
+func (r *jsonReader) object(data []byte, n *node, path string, depth int) error {
+	n.kind = objectKind
+	for r.decoder.More() {
+		offset := r.start(data)
+		token, err := r.decoder.Token()
+		if err != nil {
+			return r.syntax(err, path)
+		}
+		key := &node{kind: stringKind, text: fmt.Sprint(token)}
+		key.line, key.col = r.place(offset)
+		value, err := r.value(data, path+"."+key.text, depth+1)
+		if err != nil {
+			return err
+		}
+		n.keys, n.values = append(n.keys, key), append(n.values, value)
+	}
+	if _, err := r.decoder.Token(); err != nil {
+		return r.syntax(err, path)
+	}
+	return nil
+}
+
+// shorten keeps the path of a hostile document from filling the screen.
+func shorten(path string) string {
+	const most = 120
+	if len(path) <= most {
+		return path
+	}
+	return path[:most] + "…"
+}
+
+func readYAML(name string, data []byte) (*node, error) {
+	var document yaml.Node
+	if err := yaml.Unmarshal(data, &document); err != nil {
+		return nil, &Error{File: name, Line: 1, Column: 1, Path: "$", Msg: strings.TrimPrefix(err.Error(), "yaml: ")}
+	}
+	if len(document.Content) != 1 {
+		return nil, &Error{File: name, Line: 1, Column: 1, Path: "$", Msg: "the document is empty"}
+	}
+	return fromYAML(name, document.Content[0], "$", 0)
+}
+
+func fromYAML(name string, y *yaml.Node, path string, depth int) (*node, error) {
+	n := &node{line: y.Line, col: y.Column, text: y.Value}
+	if depth > maxDepth {
+		return nil, &Error{name, y.Line, y.Column, shorten(path), fmt.Sprintf("nested more than %d levels deep", maxDepth)}
+	}
+	var err error
+	switch y.Kind {
+	case yaml.MappingNode:
+		n.kind = objectKind
+		for i := 0; i+1 < len(y.Content) && err == nil; i += 2 {
+			key := y.Content[i]
+			n.keys = append(n.keys, &node{kind: stringKind, line: key.Line, col: key.Column, text: key.Value})
+			err = n.add(name, y.Content[i+1], path+"."+key.Value, depth)
+		}
+	case yaml.SequenceNode:
+		n.kind = arrayKind
+		for i := 0; i < len(y.Content) && err == nil; i++ {
+			err = n.add(name, y.Content[i], fmt.Sprintf("%s[%d]", path, i), depth)
+		}
+	case yaml.ScalarNode:
+		n.kind = scalarKind(y.Tag)
+	default:
+		// An alias stands for what is elsewhere, and a few can stand for a lot.
+		err = &Error{name, y.Line, y.Column, shorten(path), "aliases are not supported; write the value out"}
+	}
+	return n, err
+}
+
+func (n *node) add(name string, y *yaml.Node, path string, depth int) error {
+	value, err := fromYAML(name, y, path, depth+1)
+	n.values = append(n.values, value)
+	return err
+}
+
+func scalarKind(tag string) kind {
+	switch tag {
+	case "!!int", "!!float":
+		return numberKind
+	case "!!bool":
+		return boolKind
+	case "!!null":
+		return nullKind
+	}
+	return stringKind
+}

@@ -1,0 +1,154 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package policy
+
+import (
+	"fmt"
+	"reflect"
+
+	"cilium.local/cilium/internal/label"
+)
+
+// Parse reads a document: an array of rules, or one rule, in JSON or YAML. The
+// name, usually a file's, is for messages. Every mistake is an *Error; several
+// are joined. Rules that use what is not enforced yet are no mistake here; see
+// Rule.Unsupported.
+func Parse(name string, data []byte) ([]*Rule, error) {
+	root, err := readDocument(name, data)
+	if err != nil {
+		return nil, err
+	}
+	d := &decoder{file: name, places: map[string]*node{"$": root}}
+	items, path := []*node{root}, func(int) string { return "$" }
+	if root.kind == arrayKind {
+		items, path = root.values, func(i int) string { return fmt.Sprintf("$[%d]", i) }
+	}
+	rules := make([]*Rule, 0, len(items))
+	for i, item := range items {
+		r := &Rule{}
+		d.decode(item, reflect.ValueOf(r).Elem(), path(i))
+		rules = append(rules, r)
+	}
+	if len(d.errs) > 0 {
+		return nil, d.err()
+	}
+	for i, r := range rules {
+		d.validate(r, path(i))
+	}
+	if len(d.errs) > 0 {
+		return nil, d.err()
+	}
+	return rules, nil
+}
+
+// validate checks what the shape of a rule does not, and works out its selectors.
+func (d *decoder) validate(r *Rule, path string) {
+	d.subject(r, path)
+	labels := make([]label.Label, 0, len(r.Labels))
+	for _, l := range r.Labels {
+		source := l.Source
+		if source == "" {
+			source = label.SourceUnspec
+		}
+		labels = append(labels, label.Label{Source: source, Key: l.Key, Value: l.Value})
+	}
+	r.labels = label.NewSet(labels...)
+	d.settings(r, path)
+	for i := range r.Ingress {
+		e := d.ingress(&r.Ingress[i], fmt.Sprintf("%s.ingress[%d]", path, i))
+		r.elements[Ingress] = append(r.elements[Ingress], e)
+	}
+	for i := range r.IngressDeny {
+		at := fmt.Sprintf("%s.ingressDeny[%d]", path, i)
+		r.elements[Ingress] = append(r.elements[Ingress], d.denial(d.ingress(&r.IngressDeny[i], at), r.IngressDeny[i].L4Spec, at))
+	}
+	for i := range r.Egress {
+		e := d.egress(&r.Egress[i], fmt.Sprintf("%s.egress[%d]", path, i))
+		r.elements[Egress] = append(r.elements[Egress], e)
+	}
+	for i := range r.EgressDeny {
+		at := fmt.Sprintf("%s.egressDeny[%d]", path, i)
+		r.elements[Egress] = append(r.elements[Egress], d.denial(d.egress(&r.EgressDeny[i], at), r.EgressDeny[i].L4Spec, at))
+	}
+}
+
+func (d *decoder) subject(r *Rule, path string) {
+	switch {
+	case r.EndpointSelector == nil && r.NodeSelector == nil:
+		d.failAt(path, "endpointSelector is missing; {} selects every endpoint")
+	case r.EndpointSelector != nil && r.NodeSelector != nil:
+		d.failAt(path, "endpointSelector and nodeSelector exclude each other; write two rules")
+	case r.EndpointSelector != nil:
+		r.selector = d.selector(*r.EndpointSelector, path+".endpointSelector")
+	default:
+		r.selector = d.selector(*r.NodeSelector, path+".nodeSelector")
+	}
+}
+
+func (d *decoder) settings(r *Rule, path string) {
+	d.oneOf(r.Tier, path+".tier", "", "admin", "normal", "baseline")
+	d.oneOf(r.Mode, path+".mode", "", "enforce", "audit")
+	d.oneOf(r.Verdict, path+".verdict", "", "pass")
+	d.oneOf(r.DenyResponse, path+".denyResponse", "", "icmp", "rst")
+	if r.Log == nil {
+		return
+	}
+	if len(r.Log.Value) > 32 {
+		d.failAt(path+".log.value", "%d characters; at most 32 are carried", len(r.Log.Value))
+	}
+	for _, c := range []byte(r.Log.Value) {
+		if c < ' ' || c > '~' {
+			d.failAt(path+".log.value", "only printable ASCII characters are carried")
+			break
+		}
+	}
+}
+
+// oneOf checks a value against the allowed ones; the empty one stands for absent.
+func (d *decoder) oneOf(value, path string, allowed ...string) {
+	for _, a := range allowed {
+		if value == a {
+			return
+		}
+	}
+	text := ""
+	for _, a := range allowed {
+		if a != "" {
+			text += ", " + a
+		}
+	}
+	d.failAt(path, "%q is not allowed; use one of: %s", value, text[2:])
+}
+
+func (d *decoder) selector(s SelectorSpec, path string) label.Selector {
+	var selector label.Selector
+	for _, key := range sortedKeys(s.MatchLabels) {
+		source, name := label.SplitKey(key)
+		if name == "" {
+			d.failAt(path+".matchLabels."+key, "empty key; write [source:]key")
+		}
+		selector.Requirements = append(selector.Requirements, label.Requirement{
+			Source: source, Key: name, Operator: label.In, Values: []string{s.MatchLabels[key]},
+		})
+	}
+	for i, e := range s.MatchExpressions {
+		at := fmt.Sprintf("%s.matchExpressions[%d]", path, i)
+		source, name := label.SplitKey(e.Key)
+		if name == "" {
+			d.failAt(at+".key", "empty key; write [source:]key")
+		}
+		d.oneOf(e.Operator, at+".operator", string(label.In), string(label.NotIn), string(label.Exists), string(label.DoesNotExist))
+		operator := label.Operator(e.Operator)
+		needsValues := operator == label.In || operator == label.NotIn
+		if needsValues && len(e.Values) == 0 {
+			d.failAt(at, "operator %s needs values", operator)
+		}
+		if !needsValues && len(e.Values) > 0 {
+			d.failAt(at+".values", "operator %s takes no values", operator)
+		}
+		selector.Requirements = append(selector.Requirements, label.Requirement{
+			Source: source, Key: name, Operator: operator, Values: e.Values,
+		})
+	}
+	return selector
+}

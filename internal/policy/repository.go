@@ -1,0 +1,138 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package policy
+
+import (
+	"fmt"
+	"slices"
+	"sync"
+
+	"cilium.local/cilium/internal/label"
+)
+
+// Repository holds the rules in force, in the order of their import, under a
+// revision that grows by one with each change. It is safe for concurrent use.
+type Repository struct {
+	mu       sync.RWMutex
+	rules    []*Rule
+	revision uint64
+	cookie   uint32 // of the newest rule
+}
+
+// NewRepository returns an empty repository at revision 1.
+func NewRepository() *Repository { return &Repository{revision: 1} }
+
+// Clone returns a copy that changes independently.
+func (r *Repository) Clone() *Repository {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	return &Repository{rules: slices.Clone(r.rules), revision: r.revision, cookie: r.cookie}
+}
+
+// Add appends rules. With replace it first removes the rules that have the same
+// labels as a new one. Rules that are there already, equal to the letter, are
+// added all the same and reported. Nothing changes on an error.
+func (r *Repository) Add(rules []*Rule, replace bool) (revision uint64, duplicates []string, err error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	kept := r.rules
+	if replace {
+		kept = slices.DeleteFunc(slices.Clone(kept), func(old *Rule) bool {
+			return slices.ContainsFunc(rules, func(n *Rule) bool { return n.labels.Equal(old.labels) })
+		})
+	}
+	known := make(map[string]bool, len(kept))
+	for _, rule := range kept {
+		text, err := MarshalRules([]*Rule{rule})
+		if err != nil {
+			return r.revision, nil, err
+		}
+		known[string(text)] = true
+	}
+	cookie := r.cookie
+	added := make([]*Rule, 0, len(rules))
+	for i, rule := range rules {
+		text, err := MarshalRules([]*Rule{rule})
+		if err != nil {
+			return r.revision, nil, fmt.Errorf("rule %d: %w", i, err)
+		}
+		if known[string(text)] {
+			duplicates = append(duplicates, rule.Name())
+		}
+		known[string(text)] = true
+		cookie++
+		numbered := *rule
+		numbered.Cookie = cookie
+		added = append(added, &numbered)
+	}
+	r.rules = slices.Concat(kept, added)
+	r.cookie = cookie
+	r.revision++
+	return r.revision, duplicates, nil
+}
+
+// Delete removes the rules that carry all the labels and returns how many there
+// were. The revision grows if any did.
+func (r *Repository) Delete(labels label.Set) (revision uint64, n int) {
+	return r.remove(func(rule *Rule) bool { return carries(rule, labels) })
+}
+
+// DeleteAll removes every rule.
+func (r *Repository) DeleteAll() (revision uint64, n int) {
+	return r.remove(func(*Rule) bool { return true })
+}
+
+func (r *Repository) remove(which func(*Rule) bool) (revision uint64, n int) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	kept := slices.DeleteFunc(slices.Clone(r.rules), which)
+	n = len(r.rules) - len(kept)
+	r.rules = kept
+	if n > 0 {
+		r.revision++
+	}
+	return r.revision, n
+}
+
+// Rules returns all rules in order. The list is the caller's.
+func (r *Repository) Rules() []*Rule {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	return slices.Clone(r.rules)
+}
+
+// Get returns the rules that carry all the labels.
+func (r *Repository) Get(labels label.Set) []*Rule {
+	return slices.DeleteFunc(r.Rules(), func(rule *Rule) bool { return !carries(rule, labels) })
+}
+
+// Revision returns the present revision.
+func (r *Repository) Revision() uint64 {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	return r.revision
+}
+
+// carries compares keys as selectors do: a label without source means any.
+func carries(rule *Rule, labels label.Set) bool {
+	for _, want := range labels {
+		if !slices.ContainsFunc(rule.labels, func(l label.Label) bool {
+			return l.KeyMatches(want.Source, want.Key) && l.Value == want.Value
+		}) {
+			return false
+		}
+	}
+	return true
+}
+
+// Name returns the rule for people: its labels, else its description, else its
+// number.
+func (r *Rule) Name() string {
+	switch {
+	case len(r.labels) > 0:
+		return r.labels.String()
+	case r.Description != "":
+		return r.Description
+	}
+	return fmt.Sprintf("rule %d", r.Cookie)
+}

@@ -1,0 +1,75 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package policy
+
+import (
+	"errors"
+	"fmt"
+	"strconv"
+)
+
+// ErrUnsupported is what every error of Unsupported wraps.
+var ErrUnsupported = errors.New("not enforced by this version")
+
+// Unsupported names every part of the rule that would have no effect, so that it
+// can be refused instead of being accepted and ignored. It returns nil when all
+// of the rule is enforced.
+func (r *Rule) Unsupported() error {
+	var u unsupported
+	u.add(r.NodeSelector != nil, "nodeSelector")
+	u.add(r.Tier != "" && r.Tier != "normal", "tier")
+	u.add(r.Priority != nil, "priority")
+	u.add(r.Verdict != "", "verdict")
+	u.add(r.Mode == "audit", "mode: audit")
+	u.add(r.DenyResponse != "", "denyResponse")
+	u.add(r.Log != nil, "log")
+	for section, list := range map[string][]IngressSpec{"ingress": r.Ingress, "ingressDeny": r.IngressDeny} {
+		for i := range list {
+			u.ingress(&list[i], fmt.Sprintf("%s[%d]", section, i))
+		}
+	}
+	for section, list := range map[string][]EgressSpec{"egress": r.Egress, "egressDeny": r.EgressDeny} {
+		for i := range list {
+			u.egress(&list[i], fmt.Sprintf("%s[%d]", section, i))
+		}
+	}
+	return errors.Join(u...)
+}
+
+type unsupported []error
+
+func (u *unsupported) add(used bool, path string) {
+	if used {
+		*u = append(*u, fmt.Errorf("%s: %w", path, ErrUnsupported))
+	}
+}
+
+func (u *unsupported) ingress(s *IngressSpec, path string) {
+	u.add(s.FromRequires != nil, path+".fromRequires")
+	u.add(s.FromCIDR != nil, path+".fromCIDR")
+	u.add(s.FromCIDRSet != nil, path+".fromCIDRSet")
+	u.add(s.FromNodes != nil, path+".fromNodes")
+	u.ports(s.ToPorts, path)
+}
+
+func (u *unsupported) egress(s *EgressSpec, path string) {
+	u.add(s.ToRequires != nil, path+".toRequires")
+	u.add(s.ToCIDR != nil, path+".toCIDR")
+	u.add(s.ToCIDRSet != nil, path+".toCIDRSet")
+	u.add(s.ToServices != nil, path+".toServices")
+	u.add(s.ToFQDNs != nil, path+".toFQDNs")
+	u.add(s.ToNodes != nil, path+".toNodes")
+	u.ports(s.ToPorts, path)
+}
+
+func (u *unsupported) ports(list []PortsSpec, path string) {
+	for i := range list {
+		at := fmt.Sprintf("%s.toPorts[%d]", path, i)
+		u.add(list[i].Rules != nil, at+".rules")
+		u.add(list[i].ServerNames != nil, at+".serverNames")
+		for j, p := range list[i].Ports {
+			_, err := strconv.Atoi(p.Port)
+			u.add(p.Port != "" && err != nil, fmt.Sprintf("%s.ports[%d].port: the name %q", at, j, p.Port))
+		}
+	}
+}
