@@ -1,0 +1,85 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package bpfmap
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"net/netip"
+
+	"github.com/cilium/ebpf"
+	"golang.org/x/sys/unix"
+
+	"cilium.local/cilium/internal/datapath/abi"
+	"cilium.local/cilium/internal/identity"
+)
+
+// ipv4Bits is how much longer a prefix is in mapped form.
+const ipv4Bits = 96
+
+// IPCache is the longest-prefix table from an address to its identity.
+type IPCache struct {
+	m          *ebpf.Map
+	generation *Generation
+}
+
+// NewIPCache wraps the ipcache map.
+func NewIPCache(m *ebpf.Map, g *Generation) *IPCache { return &IPCache{m, g} }
+
+// Update writes a row.
+func (c *IPCache) Update(prefix netip.Prefix, id identity.ID) error {
+	if err := c.m.Put(ipcacheKey(prefix), &abi.IPCacheValue{Identity: uint32(id)}); err != nil {
+		return fullError("ipcache", prefix, c.m.MaxEntries(), err)
+	}
+	return c.generation.Advance()
+}
+
+// Delete removes a row; a missing one is no error.
+func (c *IPCache) Delete(prefix netip.Prefix) error {
+	if err := c.m.Delete(ipcacheKey(prefix)); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
+		return fmt.Errorf("ipcache: delete %s: %w", prefix, err)
+	}
+	return c.generation.Advance()
+}
+
+// Dump returns all rows.
+func (c *IPCache) Dump() (map[netip.Prefix]identity.ID, error) {
+	rows := make(map[netip.Prefix]identity.ID)
+	var key abi.IPCacheKey
+	var value abi.IPCacheValue
+	iterator := c.m.Iterate()
+	for iterator.Next(&key, &value) {
+		rows[prefixOf(key)] = identity.ID(value.Identity)
+	}
+	if err := iterator.Err(); err != nil {
+		return nil, fmt.Errorf("read the ipcache: %w", err)
+	}
+	return rows, nil
+}
+
+func ipcacheKey(prefix netip.Prefix) *abi.IPCacheKey {
+	bytes := prefix.Masked().Addr().As16()
+	key := abi.IPCacheKey{Prefixlen: uint32(prefix.Bits())}
+	if prefix.Addr().Is4() {
+		key.Prefixlen += ipv4Bits
+	}
+	for i := range key.Addr {
+		key.Addr[i] = binary.NativeEndian.Uint32(bytes[4*i:])
+	}
+	return &key
+}
+
+func prefixOf(key abi.IPCacheKey) netip.Prefix {
+	var bytes [16]byte
+	for i, word := range key.Addr {
+		binary.NativeEndian.PutUint32(bytes[4*i:], word)
+	}
+	ip := netip.AddrFrom16(bytes)
+	if ip.Is4In6() && key.Prefixlen >= ipv4Bits {
+		return netip.PrefixFrom(ip.Unmap(), int(key.Prefixlen)-ipv4Bits)
+	}
+	return netip.PrefixFrom(ip, int(key.Prefixlen))
+}
+
+func isFull(err error) bool { return errors.Is(err, unix.E2BIG) || errors.Is(err, unix.ENOSPC) }

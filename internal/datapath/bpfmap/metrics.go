@@ -1,0 +1,58 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package bpfmap
+
+import (
+	"fmt"
+
+	"github.com/cilium/ebpf"
+
+	"cilium.local/cilium/internal/datapath/abi"
+	"cilium.local/cilium/internal/flow"
+)
+
+// Count is how much was forwarded (Reason 0) or dropped for one reason.
+type Count struct {
+	Reason  flow.DropReason
+	Egress  bool // left a workload; otherwise was on its way to one
+	Packets uint64
+	Bytes   uint64
+}
+
+const reasonsPerDirection = 256
+
+// ReadMetrics returns the counters that are not zero, summed over all CPUs.
+func ReadMetrics(m *ebpf.Map) ([]Count, error) {
+	var counts []Count
+	var perCPU []abi.Counter
+	for slot := range uint32(2 * reasonsPerDirection) {
+		if err := m.Lookup(slot, &perCPU); err != nil {
+			return nil, fmt.Errorf("read metrics slot %d: %w", slot, err)
+		}
+		count := Count{
+			Reason: flow.DropReason(slot % reasonsPerDirection),
+			Egress: slot/reasonsPerDirection == abi.Egress,
+		}
+		for _, c := range perCPU {
+			count.Packets += c.Packets
+			count.Bytes += c.Bytes
+		}
+		if count.Packets > 0 {
+			counts = append(counts, count)
+		}
+	}
+	return counts, nil
+}
+
+// ReadLostEvents returns how many events found the ring buffer full.
+func ReadLostEvents(m *ebpf.Map) (uint64, error) {
+	var perCPU []uint64
+	if err := m.Lookup(uint32(0), &perCPU); err != nil {
+		return 0, fmt.Errorf("read the count of lost events: %w", err)
+	}
+	var sum uint64
+	for _, n := range perCPU {
+		sum += n
+	}
+	return sum, nil
+}

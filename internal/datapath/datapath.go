@@ -1,0 +1,120 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package datapath is the kernel side of a node: it loads the BPF programs,
+// attaches them to workloads, and gives each map of the data plane a typed
+// handle. Programs, maps and attachments are pinned, so that they go on working
+// while no agent runs, and the next agent adopts them.
+//
+// All methods are safe for concurrent use.
+package datapath
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"path/filepath"
+
+	"cilium.local/cilium/internal/datapath/attach"
+	"cilium.local/cilium/internal/datapath/bpfmap"
+	"cilium.local/cilium/internal/datapath/event"
+	"cilium.local/cilium/internal/datapath/prog"
+	"cilium.local/cilium/internal/flow"
+	"cilium.local/cilium/internal/identity"
+	"cilium.local/cilium/internal/reconcile"
+)
+
+// Config says how to open the data plane.
+type Config struct {
+	PinDir      string // folder on a bpffs, for this node alone
+	Constants   prog.Constants
+	Sizes       prog.Sizes
+	LegacyHooks bool // attach by clsact filters also where tcx exists
+}
+
+// Device names the host side of a workload's veth pair.
+type Device struct {
+	Index int
+	Name  string
+}
+
+// Datapath is the data plane of one node. Make it with Open.
+type Datapath struct {
+	loaded     *prog.Loaded
+	attacher   *attach.Attacher
+	generation *bpfmap.Generation
+	policies   *bpfmap.Policies
+	flows      *bpfmap.Flows
+}
+
+// Open loads the programs and creates or adopts the pinned maps. It changes
+// nothing about what is attached.
+func Open(cfg Config, log *slog.Logger) (*Datapath, error) {
+	loaded, err := prog.Load(filepath.Join(cfg.PinDir, "maps"), cfg.Constants, cfg.Sizes, log)
+	if err != nil {
+		return nil, err
+	}
+	generation := bpfmap.NewGeneration(loaded.Maps.Control)
+	return &Datapath{
+		loaded:     loaded,
+		attacher:   attach.New(cfg.PinDir, cfg.LegacyHooks),
+		generation: generation,
+		policies:   bpfmap.NewPolicies(loaded.Maps.Policies, loaded.Maps.PolicySpec, generation),
+		flows:      bpfmap.NewFlows(loaded.Maps.Flows),
+	}, nil
+}
+
+// Close frees this process's handles. What is pinned or attached stays.
+func (d *Datapath) Close() {
+	d.policies.Close()
+	d.loaded.Close()
+}
+
+// Attach puts the programs on both directions of a workload's device, or updates
+// those that an earlier agent put there, without a gap.
+func (d *Datapath) Attach(dev Device) error {
+	if err := d.attacher.Attach(dev.Index, dev.Name, d.loaded.FromWorkload, d.loaded.ToWorkload); err != nil {
+		return fmt.Errorf("attach to %s: %w", dev.Name, err)
+	}
+	return nil
+}
+
+// Detach removes the programs from a device; a device that is gone is no error.
+func (d *Datapath) Detach(dev Device) error {
+	if err := d.attacher.Detach(dev.Index, dev.Name); err != nil {
+		return fmt.Errorf("detach from %s: %w", dev.Name, err)
+	}
+	return nil
+}
+
+// Endpoints is the kernel's table of local workloads, by address.
+func (d *Datapath) Endpoints() reconcile.Target[netip.Addr, bpfmap.Endpoint] {
+	return bpfmap.NewEndpoints(d.loaded.Maps.Endpoints, d.generation)
+}
+
+// Addresses is the kernel's ipcache.
+func (d *Datapath) Addresses() reconcile.Target[netip.Prefix, identity.ID] {
+	return bpfmap.NewIPCache(d.loaded.Maps.IPCache, d.generation)
+}
+
+// Policies is the kernel's table of compiled policies.
+func (d *Datapath) Policies() *bpfmap.Policies { return d.policies }
+
+// Flows is the kernel's flow table.
+func (d *Datapath) Flows() *bpfmap.Flows { return d.flows }
+
+// Metrics returns the counters of forwarded and dropped packets.
+func (d *Datapath) Metrics() ([]bpfmap.Count, error) {
+	return bpfmap.ReadMetrics(d.loaded.Maps.Metrics)
+}
+
+// Events calls handle for every event of the programs until the context ends.
+// There is one reader at a time.
+func (d *Datapath) Events(ctx context.Context, handle func(flow.Event)) error {
+	return event.Read(ctx, d.loaded.Maps.Events, handle)
+}
+
+// LostEvents returns how many events found the ring buffer full.
+func (d *Datapath) LostEvents() (uint64, error) {
+	return bpfmap.ReadLostEvents(d.loaded.Maps.EventsLost)
+}

@@ -1,0 +1,118 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package datapath
+
+import (
+	"context"
+	"testing"
+	"time"
+
+	"cilium.local/cilium/internal/flow"
+	"cilium.local/cilium/internal/l4"
+)
+
+// events collects what the programs report while f runs.
+func (n *node) events(count int, f func()) []flow.Event {
+	n.t.Helper()
+	ctx, cancel := context.WithTimeout(n.t.Context(), 5*time.Second)
+	defer cancel()
+	got := make(chan flow.Event, 100)
+	done := make(chan error, 1)
+	go func() { done <- n.Events(ctx, func(e flow.Event) { got <- e }) }()
+	f()
+	var all []flow.Event
+	for len(all) < count {
+		select {
+		case e := <-got:
+			all = append(all, e)
+		case <-ctx.Done():
+			n.t.Fatalf("%d events, want %d: %+v", len(all), count, all)
+		}
+	}
+	cancel()
+	if err := <-done; err != nil {
+		n.t.Fatal(err)
+	}
+	return all
+}
+
+func TestDeniedPacketReportsWhoWhyAndWhere(t *testing.T) {
+	eachFamily(t, func(t *testing.T, f family) {
+		n := pair(t, f)
+		n.policy(app2Policy, only(app2ID, l4.Port{Protocol: l4.TCP, Number: 80}))
+		data := frame{src: f.app1, dst: f.app2}.tcp(t, 40000, 80, "S")
+		all := n.events(2, func() { n.send(data) })
+		if all[0].Type != flow.TypeVerdict || all[0].Verdict != flow.Denied {
+			t.Errorf("first event %+v, want the verdict", all[0])
+		}
+		e := all[1]
+		if e.Type != flow.TypeDrop || e.Reason != flow.DropPolicy || e.Direction != flow.Ingress || e.Endpoint != 2 {
+			t.Errorf("drop event %+v", e)
+		}
+		if e.SourceIdentity != app1ID || e.DestIdentity != app2ID || e.File != "bpf/lib/policy.h" || e.Line == 0 {
+			t.Errorf("drop event names %d to %d, decided in %s:%d", e.SourceIdentity, e.DestIdentity, e.File, e.Line)
+		}
+		if e.Source.String() != sourceOf(f) || e.Proto != l4.TCP || e.TCPFlags != 2 || string(e.Capture) != string(data) {
+			t.Errorf("drop event is about %s %s %v", e.Source, e.Proto, e.TCPFlags)
+		}
+		if time.Since(e.Time).Abs() > time.Minute {
+			t.Errorf("event time %s", e.Time)
+		}
+	})
+}
+
+func sourceOf(f family) string {
+	if f.name == "IPv6" {
+		return "[" + f.app1 + "]:40000"
+	}
+	return f.app1 + ":40000"
+}
+
+func TestFlowReportsItsChangesOnce(t *testing.T) {
+	n := pair(t, families[0])
+	f := families[0]
+	to, back := frame{src: f.app1, dst: f.host}, frame{src: f.host, dst: f.app1}
+	all := n.events(4, func() {
+		n.send(to.tcp(t, 4000, 80, "S"))
+		n.receive(back.tcp(t, 80, 4000, "SA"))
+		for range 5 {
+			n.send(to.tcp(t, 4000, 80, "A"))
+			n.receive(back.tcp(t, 80, 4000, "A"))
+		}
+		n.send(to.tcp(t, 4000, 80, "RA"))
+	})
+	want := []flow.TraceReason{flow.ReasonNew, flow.ReasonReply, flow.ReasonEstablished}
+	if all[0].Type != flow.TypeVerdict || all[0].Verdict != flow.Allowed {
+		t.Errorf("first event %+v, want the verdict", all[0])
+	}
+	for i, e := range all[1:] {
+		if e.Type != flow.TypeTrace || e.TraceReason != want[i] {
+			t.Errorf("event %d is %s %s, want trace %s", i+1, e.Type, e.TraceReason, want[i])
+		}
+	}
+}
+
+func TestFlowTableListsCollectsAndFlushes(t *testing.T) {
+	n := pair(t, families[0])
+	f := families[0]
+	n.send(frame{src: f.app1, dst: f.app2}.udp(t, 4000, 53, 100))
+	n.send(frame{src: f.app1, dst: f.host}.udp(t, 4000, 53, 100))
+	all, err := n.Flows().All()
+	must(t, err)
+	if len(all) != 2 {
+		t.Fatalf("%d flows, want 2", len(all))
+	}
+	if s := all[0].Source; s.Addr.String() != f.app1+":4000" || s.Identity != app1ID || s.Packets != 1 || s.Bytes != 142 {
+		t.Errorf("source %+v", s)
+	}
+	removed, left, err := n.Flows().CollectGarbage()
+	must(t, err)
+	if removed != 0 || left != 2 {
+		t.Errorf("garbage collection removed %d and left %d live flows", removed, left)
+	}
+	flushed, err := n.Flows().Flush(all[0].Destination.Addr.Addr())
+	must(t, err)
+	if flushed != 1 {
+		t.Errorf("flushed %d flows of one address, want 1", flushed)
+	}
+}
