@@ -1,0 +1,157 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package compile_test
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+
+	"pgregory.net/rapid"
+
+	"cilium.local/cilium/internal/identity"
+	"cilium.local/cilium/internal/l4"
+	"cilium.local/cilium/internal/label"
+	"cilium.local/cilium/internal/policy"
+	"cilium.local/cilium/internal/policy/compile"
+)
+
+// world is every identity that random flows come from and go to.
+func world() []identity.Identity {
+	all := identity.Reserved()
+	id := identity.MinAllocated
+	for _, app := range []string{"a", "b", "c"} {
+		for _, env := range []string{"", "prod"} {
+			labels := []label.Label{{Source: "container", Key: "id", Value: app}}
+			if env != "" {
+				labels = append(labels, label.Label{Source: "k8s", Key: "env", Value: env})
+			}
+			all = append(all, identity.Identity{ID: id, Labels: label.NewSet(labels...)})
+			id++
+		}
+	}
+	return all
+}
+
+func pick(t *rapid.T, name string, options ...string) string {
+	return rapid.SampledFrom(options).Draw(t, name)
+}
+
+func selector(t *rapid.T) string {
+	return pick(t, "selector", `{}`, `{"matchLabels": {"id": "a"}}`, `{"matchLabels": {"container:id": "b"}}`,
+		`{"matchLabels": {"k8s:env": "prod"}}`, `{"matchLabels": {"reserved:init": ""}}`,
+		`{"matchExpressions": [{"key": "id", "operator": "In", "values": ["a", "c"]}]}`,
+		`{"matchExpressions": [{"key": "env", "operator": "DoesNotExist"}]}`,
+		`{"matchExpressions": [{"key": "id", "operator": "NotIn", "values": ["b"]}]}`)
+}
+
+func element(t *rapid.T, direction string) string {
+	var fields []string
+	switch pick(t, "peer", "any", "endpoints", "entities", "nobody") {
+	case "endpoints":
+		fields = append(fields, fmt.Sprintf(`"%sEndpoints": [%s]`, direction, selector(t)))
+	case "entities":
+		fields = append(fields, fmt.Sprintf(`"%sEntities": ["%s"]`, direction, pick(t, "entity", "all", "world", "host", "cluster", "none")))
+	case "nobody":
+		fields = append(fields, fmt.Sprintf(`"%sEndpoints": []`, direction))
+	}
+	switch pick(t, "l4", "any", "ports", "icmp") {
+	case "ports":
+		from := rapid.IntRange(0, 200).Draw(t, "from")
+		port := fmt.Sprintf(`{"port": "%d", "protocol": "%s"`, from, pick(t, "protocol", "TCP", "UDP", "ANY"))
+		if from > 0 && rapid.Bool().Draw(t, "range") {
+			port += fmt.Sprintf(`, "endPort": %d`, from+rapid.IntRange(0, 300).Draw(t, "length"))
+		}
+		fields = append(fields, `"toPorts": [{"ports": [`+port+`}]}]`)
+	case "icmp":
+		fields = append(fields, `"icmps": [{"fields": [{"type": 8}]}]`)
+	}
+	return "{" + strings.Join(fields, ", ") + "}"
+}
+
+func rule(t *rapid.T) string {
+	fields := []string{`"endpointSelector": ` + selector(t)}
+	for section, direction := range map[string]string{"ingress": "from", "ingressDeny": "from", "egress": "to", "egressDeny": "to"} {
+		if n := rapid.IntRange(0, 2).Draw(t, section); n > 0 {
+			var elements []string
+			for range n {
+				elements = append(elements, element(t, direction))
+			}
+			fields = append(fields, fmt.Sprintf(`"%s": [%s]`, section, strings.Join(elements, ", ")))
+		}
+	}
+	if rapid.Bool().Draw(t, "adds only") {
+		fields = append(fields, `"enableDefaultDeny": {"ingress": false}`)
+	}
+	return "{" + strings.Join(fields, ", ") + "}"
+}
+
+// TestCompiledPolicyMeansWhatTheRulesMean holds the kernel's form against the
+// definition, for random rules and flows.
+func TestCompiledPolicyMeansWhatTheRulesMean(t *testing.T) {
+	identities := world()
+	rapid.Check(t, func(t *rapid.T) {
+		var texts []string
+		for range rapid.IntRange(0, 4).Draw(t, "rules") {
+			texts = append(texts, rule(t))
+		}
+		text := "[" + strings.Join(texts, ",\n") + "]"
+		parsed, err := policy.Parse("random.json", []byte(text))
+		if err != nil {
+			t.Fatalf("%v\n%s", err, text)
+		}
+		repository := policy.NewRepository()
+		if _, _, err := repository.Add(parsed, false); err != nil {
+			t.Fatal(err)
+		}
+		rules := repository.Rules()
+		opts := policy.Options{
+			Mode:           rapid.SampledFrom([]policy.Mode{policy.ModeDefault, policy.ModeAlways, policy.ModeNever}).Draw(t, "mode"),
+			AllowLocalhost: rapid.Bool().Draw(t, "localhost"),
+		}
+		subject := rapid.SampledFrom(identities).Draw(t, "subject")
+		entries := compile.Compile(subject.Labels, rules, identities, opts)
+		for range 20 {
+			agree(t, entries, rules, opts, subject, rapid.SampledFrom(identities).Draw(t, "peer"), text)
+		}
+	})
+}
+
+func agree(t *rapid.T, entries compile.Entries, rules []*policy.Rule, opts policy.Options, subject, peer identity.Identity, text string) {
+	port := l4.Port{
+		Protocol: rapid.SampledFrom([]l4.Protocol{l4.TCP, l4.UDP, l4.SCTP, l4.ICMP}).Draw(t, "protocol"),
+		Number:   rapid.Uint16Range(0, 520).Draw(t, "port"),
+	}
+	local := policy.Party{ID: subject.ID, Labels: subject.Labels, Local: true}
+	other := policy.Party{ID: peer.ID, Labels: peer.Labels}
+	for _, d := range []policy.Direction{policy.Ingress, policy.Egress} {
+		f := policy.Flow{Source: other, Dest: local, Port: port}
+		if d == policy.Egress {
+			f.Source, f.Dest = local, other
+		}
+		want := policy.Decide(rules, opts, f).Sides[0]
+		got, found := entries.Lookup(peer.ID, d, port)
+		if !found || got.Allow != want.Allowed || (want.Rule != nil && got.Cookie != want.Rule.Cookie) {
+			t.Fatalf("%s of %s, peer %s, port %s: entries say %+v, the definition says %v %s by %v\n%s",
+				d, subject.Labels, peer.Labels, port, got, want.Allowed, want.Reason, want.Rule, text)
+		}
+	}
+}
+
+func TestPortRangesBecomeFewPrefixes(t *testing.T) {
+	text := `[{"endpointSelector": {}, "ingress": [{"toPorts": [{"ports": [{"port": "1", "endPort": 65534, "protocol": "TCP"}]}]}]}]`
+	rules, err := policy.Parse("range.json", []byte(text))
+	if err != nil {
+		t.Fatal(err)
+	}
+	entries := compile.Compile(label.Set{}, rules, nil, policy.Options{Mode: policy.ModeDefault})
+	if n := len(entries); n != 30+2 {
+		t.Errorf("%d entries for the worst range, want 30 and a base for each direction", n)
+	}
+	for port, want := range map[uint16]bool{0: false, 1: true, 32768: true, 65534: true, 65535: false} {
+		got, _ := entries.Lookup(5000, policy.Ingress, l4.Port{Protocol: l4.TCP, Number: port})
+		if got.Allow != want {
+			t.Errorf("port %d: allowed %v, want %v", port, got.Allow, want)
+		}
+	}
+}
