@@ -122,9 +122,8 @@ const maxProblems = 20
 // mistakes in the command line where to read on.
 func errorText(cmd *cobra.Command, err error) string {
 	var b strings.Builder
-	var answer *client.Error
-	if errors.As(err, &answer) && len(answer.Problems) > 0 {
-		writeProblems(&b, answer.Problems)
+	if problems := problemList(err); len(problems) > 0 {
+		writeProblems(&b, problems)
 		var refused *importError
 		if errors.As(err, &refused) {
 			b.WriteString(previousStays + "\n")
@@ -137,6 +136,19 @@ func errorText(cmd *cobra.Command, err error) string {
 		fmt.Fprintf(&b, "See '%s --help'.\n", cmd.CommandPath())
 	}
 	return b.String()
+}
+
+// problemList returns the mistakes that the agent or validate found in a policy.
+func problemList(err error) []api.PolicyProblem {
+	var answer *client.Error
+	var invalid *invalidPolicy
+	switch {
+	case errors.As(err, &answer):
+		return answer.Problems
+	case errors.As(err, &invalid):
+		return invalid.problems
+	}
+	return nil
 }
 
 func writeProblems(b *strings.Builder, problems []api.PolicyProblem) {

@@ -192,3 +192,22 @@ func TestTheMonitorPrintsEventsUntilItIsInterrupted(t *testing.T) {
 		}
 	}
 }
+
+func TestValidateNeedsNoAgentAndFindsAllMistakes(t *testing.T) {
+	n := &node{t: t, socket: filepath.Join(t.TempDir(), "none.sock"), hide: noReplacement}
+	n.run(t.Context(), rule, "policy", "validate", "-").has(t, 0, "Valid: 1 rule in 1 document\n")
+	n.run(t.Context(), rule, "policy", "validate", "--print", "-").has(t, 0, `"l3-rule"`)
+
+	bad := filepath.Join(t.TempDir(), "bad.json")
+	text := "[{\"endpointSelector\": {},\n\"ingres\": []},\n{\"ingress\": []}]"
+	if err := os.WriteFile(bad, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	r := n.run(t.Context(), "[{}", "policy", "validate", bad, "-")
+	r.has(t, 1, "Error: "+bad+":2:", "ingress", "Error: standard input:1:")
+	if r.out != "" {
+		t.Errorf("printed on standard output: %s", r.out)
+	}
+	fqdn := `[{"endpointSelector": {}, "egress": [{"toFQDNs": [{"matchName": "example.com"}]}]}]`
+	n.run(t.Context(), fqdn, "policy", "validate", "-").has(t, 1, "Error: standard input: $[0]: egress[0].toFQDNs: not enforced")
+}
