@@ -182,6 +182,28 @@ func TestAPolicyThatTheKernelRefusesClosesARelabelledEndpoint(t *testing.T) {
 	}
 }
 
+func TestAnIdentityThatOthersGotIsTakenAwayAndChosenAnew(t *testing.T) {
+	w := newWorld()
+	m := w.manager(t, t.TempDir())
+	e := mustCreate(t, m, app1(t))
+	w.takeCalls()
+	w.numbers["container:id=app1;"] = 2000
+	if err := m.Revoke(t.Context(), e.Identity); err != nil {
+		t.Fatal(err)
+	}
+	if calls := w.takeCalls(); calls != "publish identity 5 policy 0\ndrop-policy 1001" {
+		t.Errorf("steps:\n%s", calls)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
+	defer cancel()
+	if err := m.Run(ctx); err != nil {
+		t.Fatal(err)
+	}
+	if e, _ = m.Get(e.ID); e.Identity != 2000 || e.State != endpoint.StateReady {
+		t.Errorf("endpoint %+v", e)
+	}
+}
+
 func TestReservedLabelsAreRefused(t *testing.T) {
 	m := newWorld().manager(t, t.TempDir())
 	spec := app1(t)

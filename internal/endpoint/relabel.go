@@ -177,6 +177,40 @@ func (m *Manager) lockDown(ctx context.Context, ent *entry, want label.Set, caus
 	return errors.Join(err, pubErr, relErr)
 }
 
+// Revoke takes an identity from the endpoints that have it, since it stands for
+// other labels now: they are closed, and identified anew by Run.
+func (m *Manager) Revoke(ctx context.Context, id identity.ID) error {
+	var errs []error
+	for _, e := range m.List() {
+		if e.Identity != id {
+			continue
+		}
+		if ent, err := m.lock(e.ID); err == nil {
+			errs = append(errs, m.revoke(ctx, ent))
+			ent.op.Unlock()
+		}
+	}
+	m.kick()
+	return errors.Join(errs...)
+}
+
+func (m *Manager) revoke(ctx context.Context, ent *entry) error {
+	old := m.update(ent, func(*Endpoint) {})
+	closed := old
+	closed.Identity, closed.IdentityLabels, closed.PolicyID = identity.Init, initLabels(), 0
+	if err := m.with.Datapath.Publish(ctx, closed); err != nil {
+		return fmt.Errorf("close endpoint %d: %w", old.ID, err)
+	}
+	if old.PolicyID != 0 {
+		m.with.Policies.Release(old.Identity)
+	}
+	m.update(ent, func(e *Endpoint) {
+		e.Identity, e.IdentityLabels, e.PolicyID = closed.Identity, closed.IdentityLabels, 0
+	})
+	m.save(m.enter(ent, StateWaitingForIdentity, CodeFailed, "identity "+strconv.Itoa(int(old.Identity))+" was given to other labels"))
+	return nil
+}
+
 // kick makes Run look for waiting endpoints.
 func (m *Manager) kick() {
 	select {

@@ -67,7 +67,8 @@ func (m *Manager) adopt(e *Endpoint) {
 	}
 	id := identity.Identity{ID: e.Identity, Labels: e.IdentityLabels}
 	if err := m.with.Identities.Adopt(id); err != nil {
-		m.log.Warn("adopt identity", "endpoint", e.ID, "identity", e.Identity, "error", err)
+		m.log.Warn("endpoint is closed until it has an identity again", "endpoint", e.ID, "error", err)
+		e.Identity, e.IdentityLabels, e.PolicyID = identity.Init, initLabels(), 0
 	}
 	if e.PolicyID != 0 {
 		number, err := m.with.Policies.Adopt(id, e.PolicyID)

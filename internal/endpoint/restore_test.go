@@ -3,6 +3,7 @@
 package endpoint_test
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
@@ -95,6 +96,17 @@ func TestTornAndForeignFilesAreSetAsideAndTheOthersRestored(t *testing.T) {
 	bad, _ := filepath.Glob(filepath.Join(dir, "*.bad"))
 	if len(bad) != 4 {
 		t.Errorf("set aside: %v", bad)
+	}
+}
+
+func TestARestoredEndpointWhoseIdentityIsLostIsClosedAndIdentifiedAgain(t *testing.T) {
+	w, dir := newWorld(), t.TempDir()
+	mustCreate(t, w.manager(t, dir), app1(t))
+	w.breakCall("adopt", errors.New("it stands for others now"))
+	m := w.manager(t, dir)
+	alive, err := m.Load(t.Context())
+	if err != nil || len(alive) != 1 || alive[0].PolicyID != 0 || alive[0].Identity != 5 {
+		t.Fatalf("Load returned %+v, %v", alive, err)
 	}
 }
 

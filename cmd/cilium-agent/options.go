@@ -1,0 +1,109 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/netip"
+	"os"
+	"strings"
+
+	"github.com/spf13/pflag"
+
+	"cilium.local/cilium/internal/agent"
+	"cilium.local/cilium/internal/policy"
+)
+
+// options are the flags as text; config turns them into the agent's terms.
+type options struct {
+	cfg                  agent.Config
+	ipv4Range, ipv6Range string
+	mode                 string
+	logFormat, logLevel  string
+}
+
+func (o *options) register(f *pflag.FlagSet) {
+	host, _ := os.Hostname()
+	c := &o.cfg
+	f.StringVar(&c.NodeName, "node-name", host, "name of this node in the cluster")
+	f.StringVar(&c.StateDir, "state-dir", "/var/run/cilium", "folder for state that outlives the agent")
+	f.StringVar(&c.SocketPath, "socket-path", "/var/run/cilium/cilium.sock", "unix socket of the API")
+	f.StringVar(&c.BPFRoot, "bpf-root", "/sys/fs/bpf/cilium", "folder on a bpffs for pinned maps and programs, for this node alone")
+	f.StringVar(&o.ipv4Range, "ipv4-range", "10.15.0.0/16", "IPv4 range of this node's workloads; empty for none")
+	f.StringVar(&o.ipv6Range, "ipv6-range", "f00d::a0f:0:0:0/96", "IPv6 range of this node's workloads; empty for none")
+	f.IntVar(&c.Network.MTU, "mtu", 0, "MTU of workloads in bytes; 0 takes that of the node's devices")
+	f.StringVar(&o.mode, "enable-policy", string(policy.ModeDefault), "policy enforcement: default, always or never")
+	f.BoolVar(&c.Policy.AllowLocalhost, "allow-localhost", false, "let the node itself reach its workloads whatever the policy says")
+	f.StringSliceVar(&c.Policy.LabelFilters, "labels", nil, "filters [!][source:]prefix that choose the labels identities are made of")
+	f.StringSliceVar(&c.Store.Endpoints, "kvstore-endpoints", nil, "URLs of an etcd cluster; without any, the agent runs one itself for this node")
+	f.StringVar(&c.Docker, "docker", "", "unix socket of Docker's API, for the labels of its containers; empty for none")
+	f.StringVar(&c.Metrics, "prometheus-serve-addr", "", "address to serve Prometheus metrics at, such as 127.0.0.1:9962; empty for none")
+	o.registerSizes(f)
+	f.StringVar(&o.logFormat, "log-format", "text", "format of log lines on standard error: text or json")
+	f.StringVar(&o.logLevel, "log-level", "info", "least severe log lines to write: debug, info, warn or error")
+}
+
+func (o *options) registerSizes(f *pflag.FlagSet) {
+	d := &o.cfg.Datapath
+	f.Uint32Var(&d.Endpoints, "endpoints-max", 0, "local workload addresses that the kernel's table holds; 0 for the default")
+	f.Uint32Var(&d.Addresses, "ipcache-max", 0, "addresses with an identity that the kernel's table holds; 0 for the default")
+	f.Uint32Var(&d.Policies, "policies-max", 0, "distinct policies that the kernel holds; 0 for the default")
+	f.Uint32Var(&d.PolicyEntries, "policy-map-max", 0, "entries that one policy may need; 0 for the default")
+	f.Uint32Var(&d.Flows, "flows-max", 0, "flows that the kernel tracks; 0 for the default")
+	f.BoolVar(&d.TracePackets, "trace-packets", false, "report every packet, not only the changes of flows: costly")
+	f.BoolVar(&d.LegacyHooks, "legacy-hooks", false, "attach programs by clsact filters, as below kernel 6.6, where newer links exist too")
+}
+
+// fromEnvironment sets the flags that the command line did not from CILIUM_*.
+func fromEnvironment(flags *pflag.FlagSet, lookup func(string) (string, bool)) error {
+	var errs []error
+	flags.VisitAll(func(f *pflag.Flag) {
+		name := "CILIUM_" + strings.ToUpper(strings.ReplaceAll(f.Name, "-", "_"))
+		value, ok := lookup(name)
+		if !ok || f.Changed || f.Name == "help" || f.Name == "version" {
+			return
+		}
+		if err := flags.Set(f.Name, value); err != nil {
+			errs = append(errs, fmt.Errorf("environment variable %s: %w", name, err))
+		}
+	})
+	return errors.Join(errs...)
+}
+
+func (o *options) config() (agent.Config, error) {
+	cfg := o.cfg
+	var err4, err6 error
+	cfg.Network.IPv4Range, err4 = parseRange("ipv4-range", o.ipv4Range)
+	cfg.Network.IPv6Range, err6 = parseRange("ipv6-range", o.ipv6Range)
+	cfg.Policy.Mode = policy.Mode(o.mode)
+	return cfg, errors.Join(err4, err6)
+}
+
+func parseRange(flag, text string) (netip.Prefix, error) {
+	if text == "" {
+		return netip.Prefix{}, nil
+	}
+	prefix, err := netip.ParsePrefix(text)
+	if err != nil {
+		return netip.Prefix{}, fmt.Errorf("--%s %q: use ADDRESS/BITS, such as 10.15.0.0/16", flag, text)
+	}
+	return prefix, nil
+}
+
+func (o *options) logger(out io.Writer) (*slog.Logger, error) {
+	var level slog.Level
+	if err := level.UnmarshalText([]byte(o.logLevel)); err != nil {
+		return nil, fmt.Errorf("--log-level %q: use debug, info, warn or error", o.logLevel)
+	}
+	opts := &slog.HandlerOptions{Level: level}
+	switch o.logFormat {
+	case "text":
+		return slog.New(slog.NewTextHandler(out, opts)), nil
+	case "json":
+		return slog.New(slog.NewJSONHandler(out, opts)), nil
+	}
+	return nil, fmt.Errorf("--log-format %q: use text or json", o.logFormat)
+}

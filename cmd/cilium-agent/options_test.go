@@ -1,0 +1,74 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"bytes"
+	"strings"
+	"testing"
+
+	"github.com/spf13/pflag"
+)
+
+func parse(t *testing.T, env map[string]string, args ...string) (*options, error) {
+	t.Helper()
+	var opts options
+	flags := pflag.NewFlagSet("agent", pflag.ContinueOnError)
+	opts.register(flags)
+	if err := flags.Parse(args); err != nil {
+		t.Fatal(err)
+	}
+	return &opts, fromEnvironment(flags, func(name string) (string, bool) {
+		value, ok := env[name]
+		return value, ok
+	})
+}
+
+func TestTheCommandLineWinsOverTheEnvironment(t *testing.T) {
+	env := map[string]string{"CILIUM_STATE_DIR": "/env", "CILIUM_IPV4_RANGE": "10.1.0.0/16"}
+	opts, err := parse(t, env, "--state-dir=/flag")
+	if err != nil {
+		t.Fatal(err)
+	}
+	cfg, err := opts.config()
+	if err != nil || cfg.StateDir != "/flag" || cfg.Network.IPv4Range.String() != "10.1.0.0/16" {
+		t.Errorf("config %+v, %v", cfg, err)
+	}
+	if cfg.Network.IPv6Range.String() != "f00d::a0f:0:0:0/96" && cfg.Network.IPv6Range.Bits() != 96 {
+		t.Errorf("IPv6 range %s", cfg.Network.IPv6Range)
+	}
+}
+
+func TestABadEnvironmentVariableIsNamed(t *testing.T) {
+	_, err := parse(t, map[string]string{"CILIUM_MTU": "big"})
+	if err == nil || !strings.Contains(err.Error(), "CILIUM_MTU") {
+		t.Errorf("error %v", err)
+	}
+}
+
+func TestABadRangeIsNamedWithAnExample(t *testing.T) {
+	opts, _ := parse(t, nil, "--ipv4-range=10.15")
+	if _, err := opts.config(); err == nil || !strings.Contains(err.Error(), "--ipv4-range") {
+		t.Errorf("error %v", err)
+	}
+}
+
+func TestLogsAreTextOrJSONFromTheChosenLevel(t *testing.T) {
+	opts, _ := parse(t, nil, "--log-format=json", "--log-level=warn")
+	var out bytes.Buffer
+	log, err := opts.logger(&out)
+	if err != nil {
+		t.Fatal(err)
+	}
+	log.Info("quiet")
+	log.Warn("loud")
+	if text := out.String(); strings.Contains(text, "quiet") || !strings.HasPrefix(text, "{") {
+		t.Errorf("log: %s", text)
+	}
+	for _, args := range [][]string{{"--log-format=xml"}, {"--log-level=loud"}} {
+		opts, _ := parse(t, nil, args...)
+		if _, err := opts.logger(&out); err == nil {
+			t.Errorf("%v accepted", args)
+		}
+	}
+}

@@ -1,0 +1,265 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package agent
+
+import (
+	"context"
+	"crypto/sha256"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"sync/atomic"
+	"time"
+
+	"cilium.local/cilium/internal/agent/addressbook"
+	"cilium.local/cilium/internal/agent/enforce"
+	"cilium.local/cilium/internal/apiserver"
+	"cilium.local/cilium/internal/datapath"
+	"cilium.local/cilium/internal/datapath/attach"
+	"cilium.local/cilium/internal/datapath/device"
+	"cilium.local/cilium/internal/datapath/probe"
+	"cilium.local/cilium/internal/datapath/prog"
+	"cilium.local/cilium/internal/endpoint"
+	"cilium.local/cilium/internal/idalloc"
+	"cilium.local/cilium/internal/identity"
+	"cilium.local/cilium/internal/ipam"
+	"cilium.local/cilium/internal/kvstore"
+	"cilium.local/cilium/internal/label"
+	"cilium.local/cilium/internal/metrics"
+	"cilium.local/cilium/internal/observe"
+	"cilium.local/cilium/internal/policy/compile"
+	"cilium.local/cilium/internal/version"
+)
+
+// Agent is one running node. Its fields are its parts, in the order in which
+// New builds them; each knows only those above it.
+type Agent struct {
+	cfg     Config
+	log     *slog.Logger
+	started time.Time
+	ready   atomic.Bool
+	mtu     int
+
+	lock       *dirLock
+	metrics    *metrics.Metrics
+	kernel     probe.Features
+	host       *device.Host
+	dp         *datapath.Datapath
+	store      *kvstore.Store
+	identities *idalloc.Allocator
+	book       *addressbook.Book
+	rules      *ruleBook
+	enforcer   *enforce.Enforcer
+	rows       *rows
+	endpoints  *endpoint.Manager
+	hub        *observe.Hub
+	api        *apiserver.Server
+
+	lastPolicyError atomic.Pointer[error]
+	lostIdentities  chan identity.Identity // given to other labels while the store was away
+	closers         []func()
+}
+
+// New builds a node: it takes the state directory, opens the kernel's side and
+// the store, and reads what the previous run left. It serves nobody yet. Errors
+// name what to change.
+func New(ctx context.Context, cfg Config, log *slog.Logger) (_ *Agent, err error) {
+	if err := cfg.validate(); err != nil {
+		return nil, err
+	}
+	a := &Agent{cfg: cfg, log: log, started: time.Now()}
+	defer func() {
+		if err != nil {
+			a.Close()
+		}
+	}()
+	steps := []func(context.Context) error{
+		a.takeStateDir, a.openMetrics, a.openKernel, a.openStore, a.openAddresses, a.openPolicy, a.openEndpoints, a.openAPI,
+	}
+	for _, step := range steps {
+		if err := step(ctx); err != nil {
+			return nil, err
+		}
+	}
+	return a, nil
+}
+
+// Close frees what New took. Workloads, programs and maps stay as they are.
+func (a *Agent) Close() {
+	for i := len(a.closers) - 1; i >= 0; i-- {
+		a.closers[i]()
+	}
+	a.closers = nil
+}
+
+func (a *Agent) onClose(f func()) { a.closers = append(a.closers, f) }
+
+func (a *Agent) takeStateDir(context.Context) (err error) {
+	if err := os.MkdirAll(a.cfg.StateDir, 0o755); err != nil { //nolint:gosec // clients reach the socket through it
+		return fmt.Errorf("make the state directory: %w", err)
+	}
+	if a.lock, err = lockDir(a.cfg.StateDir); err != nil {
+		return err
+	}
+	a.onClose(a.lock.release)
+	return nil
+}
+
+func (a *Agent) openMetrics(context.Context) error {
+	a.metrics = metrics.New(a.metricSources(), version.Number())
+	return nil
+}
+
+// openKernel checks what the kernel can do, sets up the node's own device and
+// loads the data plane.
+func (a *Agent) openKernel(ctx context.Context) (err error) {
+	if a.kernel, err = probe.Probe(); err != nil {
+		return err
+	}
+	if err := attach.EnsureBPFFS(filepath.Dir(a.cfg.BPFRoot)); err != nil {
+		return err
+	}
+	if a.mtu = a.cfg.Network.MTU; a.mtu == 0 {
+		if a.mtu, err = device.DetectMTU(); err != nil {
+			return err
+		}
+	}
+	n := a.cfg.Network
+	host := device.HostConfig{MAC: a.gatewayMAC(), MTU: a.mtu}
+	host.IPv4, host.IPv6 = gateway(n.IPv4Range), gateway(n.IPv6Range)
+	for _, prefix := range []netip.Prefix{n.IPv4Range, n.IPv6Range} {
+		if prefix.IsValid() {
+			host.Ranges = append(host.Ranges, prefix)
+		}
+	}
+	if a.host, err = device.SetupHost(ctx, host); err != nil {
+		return err
+	}
+	a.dp, err = datapath.Open(a.datapathConfig(), a.log)
+	if err != nil {
+		return err
+	}
+	a.onClose(a.dp.Close)
+	return nil
+}
+
+// gatewayMAC follows from the node's name, so that it survives a restart:
+// workloads remember it.
+func (a *Agent) gatewayMAC() net.HardwareAddr {
+	sum := sha256.Sum256([]byte("gateway of " + a.cfg.NodeName))
+	mac := net.HardwareAddr(sum[:6])
+	mac[0] = mac[0]&^1 | 2 // unicast, locally administered
+	return mac
+}
+
+func (a *Agent) datapathConfig() datapath.Config {
+	d := a.cfg.Datapath
+	sizes := prog.DefaultSizes()
+	for _, s := range []struct {
+		size  *uint32
+		value uint32
+	}{
+		{&sizes.Endpoints, d.Endpoints}, {&sizes.Addresses, d.Addresses}, {&sizes.Policies, d.Policies},
+		{&sizes.PolicyEntries, d.PolicyEntries}, {&sizes.Flows, d.Flows},
+	} {
+		if s.value != 0 {
+			*s.size = s.value
+		}
+	}
+	constants := prog.Constants{
+		GatewayIPv4: gateway(a.cfg.Network.IPv4Range), GatewayIPv6: gateway(a.cfg.Network.IPv6Range),
+		WorldIPv4: identity.WorldIPv4, WorldIPv6: identity.WorldIPv6, TracePackets: d.TracePackets,
+	}
+	copy(constants.GatewayMAC[:], a.host.MAC)
+	return datapath.Config{
+		PinDir: a.cfg.BPFRoot, Constants: constants, Sizes: sizes,
+		LegacyHooks: d.LegacyHooks || !a.kernel.TCX,
+	}
+}
+
+func (a *Agent) openStore(ctx context.Context) (err error) {
+	a.store, err = kvstore.Open(ctx, kvstore.Config{
+		Endpoints: a.cfg.Store.Endpoints, StateDir: a.cfg.StateDir, Observe: a.metrics.KVStore,
+	}, a.log)
+	if err != nil {
+		return err
+	}
+	a.onClose(func() { _ = a.store.Close() })
+	a.lostIdentities = make(chan identity.Identity, 64)
+	a.identities = idalloc.New(a.store, a.cfg.NodeName, a.log,
+		idalloc.WithConflict(func(id identity.Identity) { a.lostIdentities <- id }))
+	return nil
+}
+
+func (a *Agent) openAddresses(context.Context) (err error) {
+	var v4, v6 *ipam.Pool
+	n := a.cfg.Network
+	if n.IPv4Range.IsValid() {
+		if v4, err = ipam.New(n.IPv4Range, gateway(n.IPv4Range)); err != nil {
+			return err
+		}
+	}
+	if n.IPv6Range.IsValid() {
+		if v6, err = ipam.New(n.IPv6Range, gateway(n.IPv6Range)); err != nil {
+			return err
+		}
+	}
+	a.book, err = addressbook.Open(a.cfg.path("ipam.json"), v4, v6)
+	return err
+}
+
+func (a *Agent) openPolicy(context.Context) (err error) {
+	if a.rules, err = openRules(a.cfg.path("policy.json")); err != nil {
+		return err
+	}
+	a.enforcer = enforce.New(enforce.Config{
+		Kernel: a.dp.Policies(), Rules: a.rules.present, Identities: a.identities.Identities,
+		Options:  compile.Options{Mode: a.cfg.Policy.Mode, AllowLocalhost: a.cfg.Policy.AllowLocalhost},
+		Realized: func(revision uint64) { a.lastPolicyError.Store(nil); a.endpoints.Realized(revision) },
+		Failed:   func(err error) { a.lastPolicyError.Store(&err); a.endpoints.Failed(err) },
+		Log:      a.log,
+	})
+	a.rules.enforcer = a.enforcer
+	a.rules.done = a.policyChanged
+	return nil
+}
+
+func (a *Agent) policyChanged(took time.Duration, err error) {
+	a.metrics.PolicyEnforced(took, err)
+	if err == nil {
+		a.hub.Note(time.Now(), 0, "policy revision %d is in force after %s", a.enforcer.Revision(), took.Round(time.Microsecond))
+	}
+}
+
+func (a *Agent) openEndpoints(context.Context) error {
+	filter, err := label.NewFilter(a.cfg.Policy.LabelFilters)
+	if err != nil {
+		return fmt.Errorf("--labels: %w", err)
+	}
+	a.rows = newRows(a.dp, a.log)
+	a.endpoints, err = endpoint.New(endpoint.Config{
+		Dir: a.cfg.path("endpoints"), HostName: device.HostName, PeerName: device.PeerName,
+		HostMAC: a.host.MAC, MTU: a.mtu,
+		Relevant: func(s label.Set) label.Set { relevant, _ := filter.Apply(s); return relevant },
+	}, endpoint.Collaborators{
+		Addresses: a.book, Identities: a.identities, Policies: a.enforcer,
+		Devices:  devices{gateway(a.cfg.Network.IPv4Range), gateway(a.cfg.Network.IPv6Range)},
+		Datapath: a.rows,
+	}, a.log)
+	return err
+}
+
+func (a *Agent) openAPI(context.Context) error {
+	a.hub = observe.New(observe.Config{Node: a.cfg.NodeName, Names: observe.Names{
+		Labels: a.labelsOf, Rule: a.rules.labelsOf, Interface: newInterfaceNames().name,
+	}}, a.started)
+	a.api = apiserver.New(apiserver.Agent{
+		Node: node{a}, Endpoints: a.endpoints, Identities: a.identities, Addresses: a.book,
+		Policy: policyAPI{a.rules, a}, Events: a.hub, Tables: tables{a}, Store: storeAPI{a.store},
+		Samples: a.metrics.Samples, Observe: a.metrics.API,
+	}, a.log)
+	return nil
+}

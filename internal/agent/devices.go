@@ -1,0 +1,58 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package agent
+
+import (
+	"fmt"
+	"net/netip"
+
+	"cilium.local/cilium/internal/datapath/device"
+	"cilium.local/cilium/internal/endpoint"
+)
+
+// devices implements endpoint.Devices on the node's network namespace.
+type devices struct{ gateway4, gateway6 netip.Addr }
+
+// Create makes the pair. A pair of that name is a leftover, since the manager
+// gave the name to nobody else.
+func (d devices) Create(e endpoint.Endpoint) (int, error) {
+	host, _, err := device.CreatePair(device.PairSpec{
+		Endpoint: e.ID, HostName: e.Device.HostName, PeerName: e.Device.PeerName,
+		HostMAC: e.Device.HostMAC, PeerMAC: e.Device.MAC, MTU: e.Device.MTU,
+		IPv6: e.IPv6.IsValid(), Replace: true,
+	})
+	return host, err
+}
+
+// Configure adds the host's routes and sets up the container end when the
+// endpoint names a network namespace.
+func (d devices) Configure(e endpoint.Endpoint) error {
+	err := device.AddHostRoutes(device.HostRoute{
+		HostName: e.Device.HostName, MAC: e.Device.MAC, IPv4: e.IPv4, IPv6: e.IPv6,
+		GatewayIPv4: d.gateway4, GatewayIPv6: d.gateway6,
+	})
+	if err != nil || e.Device.NetNS == "" {
+		return err
+	}
+	return device.MoveAndConfigure(e.Device.PeerName, e.Device.NetNS, d.container(e))
+}
+
+// container describes the interface inside the workload's namespace.
+func (d devices) container(e endpoint.Endpoint) device.Interface {
+	return device.Interface{
+		Name: e.Device.ContainerIfName, MAC: e.Device.MAC, MTU: e.Device.MTU,
+		IPv4: e.IPv4, IPv6: e.IPv6, GatewayIPv4: d.gateway4, GatewayIPv6: d.gateway6,
+	}
+}
+
+// Delete removes the pair; the kernel removes its routes and neighbours with it.
+func (d devices) Delete(e endpoint.Endpoint) error { return device.Delete(e.Device.HostName) }
+
+// Index finds the host end and checks that it is this agent's.
+func (d devices) Index(hostName string) (int, error) {
+	found, err := device.Find(hostName)
+	if err != nil {
+		return 0, fmt.Errorf("device of a restored endpoint: %w", err)
+	}
+	return found.Index, nil
+}

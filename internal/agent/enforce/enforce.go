@@ -1,0 +1,270 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package enforce keeps the compiled policy of every identity that is in use on
+// this node in the kernel. All endpoints of one identity share one policy, known
+// to the kernel by a policy number.
+//
+// There is one way by which a change reaches the kernel, the round: take the
+// rules and the identities, compile for every identity in use, and hand over
+// what differs from what the kernel has, in one call that applies all or
+// nothing. Imports, changed identities and new endpoints all end in a round, so
+// the kernel's state is a function of rules and identities, not of their history.
+//
+// An Enforcer is safe for concurrent use; rounds run one after the other.
+package enforce
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"sync"
+	"time"
+
+	"cilium.local/cilium/internal/identity"
+	"cilium.local/cilium/internal/policy"
+	"cilium.local/cilium/internal/policy/compile"
+)
+
+// Kernel holds policies by number; bpfmap.Policies implements it.
+type Kernel interface {
+	// Set replaces the given policies, all or none.
+	Set(policies map[uint32]compile.Entries) error
+	// Delete removes policies; missing ones are no error.
+	Delete(ids ...uint32) error
+}
+
+// Config is what an Enforcer works from.
+type Config struct {
+	Kernel Kernel
+	// Rules returns the rules in force with their revision.
+	Rules func() ([]*policy.Rule, uint64)
+	// Identities returns all known identities, including the reserved ones.
+	Identities func() []identity.Identity
+	Options    compile.Options // to begin with; SetMode changes them
+	// Realized is called after each round with the revision that is now in the
+	// kernel for all identities in use. Failed is called when a round failed.
+	Realized func(revision uint64)
+	Failed   func(error)
+	Log      *slog.Logger
+}
+
+// slot is the policy of one identity in use.
+type slot struct {
+	identity identity.Identity
+	policyID uint32
+	uses     int
+	entries  compile.Entries // what the kernel has; nil when that is unknown
+	refused  error           // the policy did not fit and was replaced by a closed one
+}
+
+// Enforcer is the policy loop. Make it with New.
+type Enforcer struct {
+	cfg  Config
+	wake chan struct{}
+
+	rounds sync.Mutex // held during a round, before mu
+
+	mu       sync.Mutex
+	slots    map[identity.ID]*slot
+	byNumber map[uint32]identity.ID
+	last     uint32
+	revision uint64
+	options  compile.Options
+}
+
+// maxPolicyID bounds the policy numbers; there are no more identities than that.
+const maxPolicyID = 1 << 20
+
+// New returns an Enforcer without policies.
+func New(cfg Config) *Enforcer {
+	return &Enforcer{
+		cfg: cfg, wake: make(chan struct{}, 1), options: cfg.Options,
+		slots: map[identity.ID]*slot{}, byNumber: map[uint32]identity.ID{},
+	}
+}
+
+// Wake asks for a round soon; calls before it starts count as one.
+func (f *Enforcer) Wake() {
+	select {
+	case f.wake <- struct{}{}:
+	default:
+	}
+}
+
+// Retry delays after a round that the kernel refused.
+const (
+	firstRetry = 100 * time.Millisecond
+	maxRetry   = 10 * time.Second
+)
+
+// Run does a round at each Wake, at once, and again after failures, until the
+// context ends. Changes that arrive during a round are taken up together by the next.
+func (f *Enforcer) Run(ctx context.Context) error {
+	retry := time.NewTimer(0)
+	defer retry.Stop()
+	delay := firstRetry
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-f.wake:
+		case <-retry.C:
+		}
+		if err := f.Round(); err != nil {
+			f.cfg.Log.Error("policy did not reach the kernel; endpoints keep the one they have", "error", err)
+			retry.Reset(delay)
+			delay = min(2*delay, maxRetry)
+			continue
+		}
+		delay = firstRetry
+	}
+}
+
+// Acquire counts one use of an identity and returns, once its policy is in the
+// kernel, the policy number and the revision. A first use also updates the
+// policies of others, so that they know the new peer before it sends. Calls that
+// wait for a round are served together by the next.
+func (f *Enforcer) Acquire(_ context.Context, id identity.Identity) (uint32, uint64, error) {
+	s, err := f.use(id)
+	if err != nil {
+		return 0, 0, err
+	}
+	if !f.realized(s) {
+		f.rounds.Lock()
+		if !f.realized(s) {
+			err = f.present()
+		}
+		f.rounds.Unlock()
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if s.refused != nil {
+		err = s.refused
+	} else if s.entries != nil {
+		err = nil // what failed is another identity's
+	}
+	if err != nil {
+		f.release(s)
+		return 0, 0, err
+	}
+	return s.policyID, f.revision, nil
+}
+
+func (f *Enforcer) use(id identity.Identity) (*slot, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.slot(id, 0)
+}
+
+func (f *Enforcer) realized(s *slot) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return s.entries != nil && s.refused == nil
+}
+
+// Adopt counts one use under the number that the kernel holds the policy by
+// from before a restart; the next round writes it. A number that is taken by
+// another identity is replaced by a free one. It returns the number in force.
+func (f *Enforcer) Adopt(id identity.Identity, policyID uint32) (uint32, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	s, err := f.slot(id, policyID)
+	if err != nil {
+		return 0, fmt.Errorf("adopt policy %d of identity %d: %w", policyID, id.ID, err)
+	}
+	return s.policyID, nil
+}
+
+// slot returns the identity's slot with one more use, made when missing.
+func (f *Enforcer) slot(id identity.Identity, wanted uint32) (*slot, error) {
+	if s, ok := f.slots[id.ID]; ok {
+		s.uses++
+		return s, nil
+	}
+	number, err := f.number(wanted)
+	if err != nil {
+		return nil, err
+	}
+	s := &slot{identity: id, policyID: number, uses: 1}
+	f.slots[id.ID] = s
+	f.byNumber[number] = id.ID
+	return s, nil
+}
+
+func (f *Enforcer) number(wanted uint32) (uint32, error) {
+	if _, taken := f.byNumber[wanted]; wanted != 0 && wanted < maxPolicyID && !taken {
+		f.last = max(f.last, wanted)
+		return wanted, nil
+	}
+	for range maxPolicyID {
+		f.last++
+		if f.last >= maxPolicyID {
+			f.last = 1
+		}
+		if _, taken := f.byNumber[f.last]; !taken {
+			return f.last, nil
+		}
+	}
+	return 0, errors.New("all policy numbers are in use")
+}
+
+// PolicyID returns the number of an identity in use, or 0.
+func (f *Enforcer) PolicyID(id identity.ID) uint32 {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if s, ok := f.slots[id]; ok {
+		return s.policyID
+	}
+	return 0
+}
+
+// Entries returns what the kernel has for an identity in use. The result is
+// shared and must not be changed.
+func (f *Enforcer) Entries(id identity.ID) (compile.Entries, bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	s, ok := f.slots[id]
+	if !ok {
+		return nil, false
+	}
+	return s.entries, true
+}
+
+// Numbers returns the identity behind each policy number in use.
+func (f *Enforcer) Numbers() map[uint32]identity.ID {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return maps.Clone(f.byNumber)
+}
+
+// Revision returns the rule revision that is in the kernel.
+func (f *Enforcer) Revision() uint64 {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.revision
+}
+
+// Release ends one use of an identity; the last one removes its policy.
+func (f *Enforcer) Release(id identity.ID) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	s, ok := f.slots[id]
+	if !ok {
+		return
+	}
+	f.release(s)
+}
+
+// release ends one use and, after the last, removes the policy from the kernel.
+func (f *Enforcer) release(s *slot) {
+	if s.uses--; s.uses > 0 {
+		return
+	}
+	delete(f.slots, s.identity.ID)
+	delete(f.byNumber, s.policyID)
+	if err := f.cfg.Kernel.Delete(s.policyID); err != nil {
+		f.cfg.Log.Warn("remove unused policy", "policy", s.policyID, "error", err)
+	}
+}

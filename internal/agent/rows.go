@@ -1,0 +1,131 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package agent
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net/netip"
+
+	"cilium.local/cilium/internal/agent/ipcache"
+	"cilium.local/cilium/internal/datapath"
+	"cilium.local/cilium/internal/datapath/bpfmap"
+	"cilium.local/cilium/internal/datapath/device"
+	"cilium.local/cilium/internal/endpoint"
+	"cilium.local/cilium/internal/identity"
+	"cilium.local/cilium/internal/reconcile"
+	"cilium.local/cilium/internal/table"
+)
+
+// rows are the wanted rows of the kernel's endpoint table and ipcache, with the
+// reconcilers that write them. It implements endpoint.Datapath.
+type rows struct {
+	dp        *datapath.Datapath
+	endpoints *table.Table[netip.Addr, bpfmap.Endpoint]
+	addresses *table.Table[netip.Prefix, identity.ID]
+	ipcache   *ipcache.Cache
+
+	endpointsWriter *reconcile.Reconciler[netip.Addr, bpfmap.Endpoint]
+	addressesWriter *reconcile.Reconciler[netip.Prefix, identity.ID]
+}
+
+func newRows(dp *datapath.Datapath, log *slog.Logger) *rows {
+	r := &rows{
+		dp:        dp,
+		endpoints: table.New[netip.Addr, bpfmap.Endpoint]("endpoints"),
+		addresses: table.New[netip.Prefix, identity.ID]("ipcache"),
+	}
+	r.ipcache = ipcache.New(r.addresses)
+	r.endpointsWriter = reconcile.New(r.endpoints, dp.Endpoints(), reconcile.Options[bpfmap.Endpoint]{Log: log})
+	r.addressesWriter = reconcile.New(r.addresses, dp.Addresses(), reconcile.Options[identity.ID]{Log: log})
+	return r
+}
+
+// stage writes the wanted rows of an endpoint without waiting for the kernel.
+func (r *rows) stage(e endpoint.Endpoint) {
+	row := bpfmap.Endpoint{
+		ID: e.ID, Identity: e.Identity, PolicyID: e.PolicyID,
+		IfIndex: e.Device.IfIndex, MTU: e.Device.MTU,
+	}
+	copy(row.MAC[:], e.Device.MAC)
+	for _, addr := range e.Addresses() {
+		if old, _, ok := r.endpoints.Get(addr); !ok || old != row {
+			r.endpoints.Upsert(addr, row)
+		}
+		r.ipcache.Set(ipcache.Local, whole(addr), e.Identity)
+	}
+}
+
+// complete says that every row that should exist was staged.
+func (r *rows) complete() {
+	r.endpoints.MarkComplete()
+	r.addresses.MarkComplete()
+}
+
+// Publish stages the rows and waits until the kernel has them.
+func (r *rows) Publish(ctx context.Context, e endpoint.Endpoint) error {
+	r.stage(e)
+	for _, addr := range e.Addresses() {
+		if err := r.endpointsWriter.WaitKey(ctx, addr); err != nil {
+			return err
+		}
+		if err := r.addressesWriter.WaitKey(ctx, whole(addr)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Withdraw removes the rows, the address first, and waits until they are gone.
+func (r *rows) Withdraw(ctx context.Context, e endpoint.Endpoint) error {
+	var errs []error
+	for _, addr := range e.Addresses() {
+		if row, _, ok := r.endpoints.Get(addr); !ok || row.ID != e.ID {
+			continue
+		}
+		if r.ipcache.Unset(ipcache.Local, whole(addr)) {
+			errs = append(errs, r.addressesWriter.WaitKey(ctx, whole(addr)))
+		}
+		r.endpoints.Delete(addr)
+		errs = append(errs, r.endpointsWriter.WaitKey(ctx, addr))
+	}
+	return errors.Join(errs...)
+}
+
+// Attach puts the programs on the endpoint's device.
+func (r *rows) Attach(e endpoint.Endpoint) error {
+	return r.dp.Attach(datapath.Device{Index: e.Device.IfIndex, Name: e.Device.HostName})
+}
+
+// Detach removes the programs and their pins.
+func (r *rows) Detach(e endpoint.Endpoint) error {
+	return r.dp.Detach(datapath.Device{Index: e.Device.IfIndex, Name: e.Device.HostName})
+}
+
+// Flush forgets the tracked flows of an address.
+func (r *rows) Flush(addr netip.Addr) error {
+	_, err := r.dp.Flows().Flush(addr)
+	return err
+}
+
+// setHost makes the addresses those of the node itself.
+func (r *rows) setHost(addrs []netip.Addr) {
+	prefixes := make([]netip.Prefix, 0, len(addrs))
+	for _, addr := range addrs {
+		prefixes = append(prefixes, whole(addr))
+	}
+	r.ipcache.Replace(ipcache.Host, prefixes, identity.Host)
+}
+
+// status tells how the kernel's tables stand against the wanted rows.
+func (r *rows) status() []reconcile.Status {
+	return []reconcile.Status{r.endpointsWriter.Status(), r.addressesWriter.Status()}
+}
+
+// watchHost follows the node's own addresses until the context ends.
+func (r *rows) watchHost(ctx context.Context) error {
+	return device.WatchHostAddresses(ctx, r.setHost)
+}
+
+func whole(addr netip.Addr) netip.Prefix { return netip.PrefixFrom(addr, addr.BitLen()) }

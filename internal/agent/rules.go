@@ -1,0 +1,212 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package agent
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"sync"
+	"time"
+
+	"cilium.local/cilium/internal/agent/enforce"
+	"cilium.local/cilium/internal/apiserver"
+	"cilium.local/cilium/internal/endpoint"
+	"cilium.local/cilium/internal/label"
+	"cilium.local/cilium/internal/policy"
+)
+
+// ruleBook is the rule repository with its file. A change is enforced first,
+// then written down, then committed, so that what a caller hears is in force and
+// outlives the agent, and what is refused changed nothing.
+type ruleBook struct {
+	path     string
+	enforcer *enforce.Enforcer
+	done     func(took time.Duration, err error) // after each change
+
+	change sync.Mutex // held during a change
+	mu     sync.RWMutex
+	repo   *policy.Repository
+}
+
+// rulesDocument is the file form of the rules.
+type rulesDocument struct {
+	Version int             `json:"version"`
+	Rules   json.RawMessage `json:"rules"`
+}
+
+const rulesVersion = 1
+
+// openRules reads the rules of the previous run. A file that cannot be read stops
+// the agent: without its rules, what they close would be open.
+func openRules(path string) (*ruleBook, error) {
+	b := &ruleBook{path: path, repo: policy.NewRepository()}
+	data, err := os.ReadFile(path) //nolint:gosec // the path is built from the state directory
+	if errors.Is(err, fs.ErrNotExist) {
+		return b, nil
+	}
+	var doc rulesDocument
+	if err == nil {
+		err = json.Unmarshal(data, &doc)
+	}
+	if err == nil && doc.Version != rulesVersion {
+		err = fmt.Errorf("version %d, this agent reads %d", doc.Version, rulesVersion)
+	}
+	var rules []*policy.Rule
+	if err == nil {
+		rules, err = policy.Parse(path, doc.Rules)
+	}
+	if err == nil && len(rules) > 0 {
+		_, _, err = b.repo.Add(rules, false)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read the policy of the previous run: %w; the agent does not start without it, as "+
+			"workloads would be open: repair %s, or remove it and import the policy again", err, path)
+	}
+	return b, nil
+}
+
+// present returns the rules in force with their revision, for the enforcer.
+func (b *ruleBook) present() ([]*policy.Rule, uint64) {
+	b.mu.RLock()
+	defer b.mu.RUnlock()
+	return b.repo.Rules(), b.repo.Revision()
+}
+
+func (b *ruleBook) repository() *policy.Repository {
+	b.mu.RLock()
+	defer b.mu.RUnlock()
+	return b.repo
+}
+
+// commit enforces the repository's rules, writes them down and makes it the
+// present one.
+func (b *ruleBook) commit(next *policy.Repository) error {
+	begin := time.Now()
+	err := b.enforcer.Try(next.Rules(), next.Revision(), func() error {
+		if err := b.save(next.Rules()); err != nil {
+			return err
+		}
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		b.repo = next
+		return nil
+	})
+	b.done(time.Since(begin), err)
+	if err != nil {
+		return fmt.Errorf("the previous policy stays in force: %w", err)
+	}
+	return nil
+}
+
+func (b *ruleBook) save(rules []*policy.Rule) error {
+	text, err := policy.MarshalRules(rules)
+	var data []byte
+	if err == nil {
+		data, err = json.Marshal(rulesDocument{Version: rulesVersion, Rules: text})
+	}
+	if err == nil {
+		err = endpoint.WriteFile(b.path, data, true)
+	}
+	if err != nil {
+		return fmt.Errorf("save the policy: %w", err)
+	}
+	return nil
+}
+
+// Import implements apiserver.Policy.
+func (b *ruleBook) Import(_ context.Context, documents []apiserver.Document, replace bool) (apiserver.Import, error) {
+	rules, err := parseAll(documents)
+	if err != nil {
+		return apiserver.Import{}, err
+	}
+	b.change.Lock()
+	defer b.change.Unlock()
+	next := b.repository().Clone()
+	_, duplicates, err := next.Add(rules, replace)
+	if err != nil {
+		return apiserver.Import{}, fmt.Errorf("%w: %w", apiserver.ErrInvalid, err)
+	}
+	if err := b.commit(next); err != nil {
+		return apiserver.Import{}, err
+	}
+	set, err := b.Rules(nil)
+	return apiserver.Import{RuleSet: set, Duplicates: duplicates}, err
+}
+
+// parseAll reads every document and refuses what is not enforced yet, so that
+// no rule is ever accepted and ignored.
+func parseAll(documents []apiserver.Document) ([]*policy.Rule, error) {
+	var all []*policy.Rule
+	for _, d := range documents {
+		rules, err := policy.Parse(d.Name, d.Text)
+		if err != nil {
+			return nil, refusal(err)
+		}
+		for i, r := range rules {
+			if err := r.Unsupported(); err != nil {
+				return nil, fmt.Errorf("%w: %s: rule %d: %w", apiserver.ErrInvalid, d.Name, i, err)
+			}
+		}
+		all = append(all, rules...)
+	}
+	return all, nil
+}
+
+// Delete implements apiserver.Policy.
+func (b *ruleBook) Delete(_ context.Context, labels label.Set) (apiserver.RuleSet, error) {
+	b.change.Lock()
+	defer b.change.Unlock()
+	next := b.repository().Clone()
+	_, n := next.Delete(labels)
+	if n == 0 {
+		return apiserver.RuleSet{}, fmt.Errorf("%w: no rule has the labels %s", apiserver.ErrNotFound, labels)
+	}
+	return b.removed(next, n)
+}
+
+// DeleteAll implements apiserver.Policy.
+func (b *ruleBook) DeleteAll(context.Context) (apiserver.RuleSet, error) {
+	b.change.Lock()
+	defer b.change.Unlock()
+	next := b.repository().Clone()
+	n := len(next.Rules())
+	if n == 0 {
+		return b.Rules(nil)
+	}
+	next.DeleteAll()
+	return b.removed(next, n)
+}
+
+func (b *ruleBook) removed(next *policy.Repository, n int) (apiserver.RuleSet, error) {
+	if err := b.commit(next); err != nil {
+		return apiserver.RuleSet{}, err
+	}
+	set, err := b.Rules(nil)
+	set.Rules = n
+	return set, err
+}
+
+// Revision implements apiserver.Policy.
+func (b *ruleBook) Revision() (repository, realized uint64) {
+	return b.repository().Revision(), b.enforcer.Revision()
+}
+
+// Rules implements apiserver.Policy.
+func (b *ruleBook) Rules(labels label.Set) (apiserver.RuleSet, error) {
+	repo := b.repository()
+	rules := repo.Rules()
+	if len(labels) > 0 {
+		rules = repo.Get(labels)
+	}
+	text, err := policy.MarshalRules(rules)
+	if err != nil {
+		return apiserver.RuleSet{}, fmt.Errorf("write the rules as JSON: %w", err)
+	}
+	return apiserver.RuleSet{
+		Revision: repo.Revision(), Realized: b.enforcer.Revision(), Rules: len(rules), JSON: text,
+	}, nil
+}

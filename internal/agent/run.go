@@ -1,0 +1,179 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"cilium.local/cilium/internal/apiserver"
+	"cilium.local/cilium/internal/datapath/device"
+)
+
+// Run brings back the previous run's endpoints, then answers the API and works
+// until the context ends. Workloads go on without it. It returns the first
+// failure of a part that the agent cannot do without.
+func (a *Agent) Run(ctx context.Context) error {
+	group, ctx := errgroup.WithContext(ctx)
+	spawn := func(name string, run func(context.Context) error) {
+		group.Go(func() error {
+			err := run(ctx)
+			if err != nil && ctx.Err() == nil {
+				return fmt.Errorf("%s: %w", name, err)
+			}
+			return nil
+		})
+	}
+	spawn("identities", a.identities.Run)
+	if err := a.restore(ctx); err != nil {
+		return err
+	}
+	spawn("endpoint rows", a.rows.endpointsWriter.Run)
+	spawn("address rows", a.rows.addressesWriter.Run)
+	if err := a.endpoints.Resume(ctx); err != nil {
+		a.log.Error("some endpoints are not restored", "error", err)
+	}
+	listener, err := apiserver.Listen(a.cfg.SocketPath)
+	if err != nil {
+		return err
+	}
+	spawn("API", func(ctx context.Context) error { return a.api.Serve(ctx, listener) })
+	spawn("endpoints", a.endpoints.Run)
+	spawn("policy", a.enforcer.Run)
+	spawn("identity changes", a.followIdentities)
+	spawn("node addresses", a.rows.watchHost)
+	spawn("events", a.followEvents)
+	spawn("flow table", a.collectFlows)
+	if a.cfg.Metrics != "" {
+		spawn("metrics", a.serveMetrics)
+	}
+	if a.cfg.Docker != "" {
+		spawn("Docker", a.followDocker)
+	}
+	a.metrics.Ready()
+	a.ready.Store(true)
+	a.log.Info("agent is ready", "node", a.cfg.NodeName, "socket", a.cfg.SocketPath,
+		"endpoints", len(a.endpoints.List()), "policy-revision", a.enforcer.Revision(), "after", time.Since(a.started))
+	return group.Wait()
+}
+
+// restore reads the previous run's endpoints and writes down all wanted rows and
+// policies, before any reconciler compares them with the kernel's.
+func (a *Agent) restore(ctx context.Context) error {
+	alive, err := a.endpoints.Load(ctx)
+	if err != nil {
+		return err
+	}
+	for _, e := range alive {
+		a.rows.stage(e)
+	}
+	addrs, err := device.HostAddresses()
+	if err != nil {
+		return err
+	}
+	a.rows.setHost(addrs)
+	a.rows.complete()
+	if err := a.enforcer.Round(); err != nil {
+		a.log.Error("workloads keep the policy of the previous run", "error", err)
+		return nil
+	}
+	return a.prunePolicies()
+}
+
+// prunePolicies removes the policies that a previous run left and nobody uses.
+func (a *Agent) prunePolicies() error {
+	have, err := a.dp.Policies().IDs()
+	if err != nil {
+		return err
+	}
+	used := a.enforcer.Numbers()
+	var unused []uint32
+	for _, id := range have {
+		if _, ok := used[id]; !ok {
+			unused = append(unused, id)
+		}
+	}
+	if len(unused) == 0 {
+		return nil
+	}
+	return a.dp.Policies().Delete(unused...)
+}
+
+// followIdentities recompiles policies when identities come or go.
+func (a *Agent) followIdentities(ctx context.Context) error {
+	changed := a.identities.Watch()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-changed:
+			a.enforcer.Wake()
+		case lost := <-a.lostIdentities:
+			if err := a.endpoints.Revoke(ctx, lost.ID); err != nil {
+				a.log.Error("endpoints keep an identity that others have", "identity", lost.ID, "error", err)
+			}
+		}
+	}
+}
+
+// eventsRetry is the pause before a broken reader of events is opened again.
+const eventsRetry = time.Second
+
+// followEvents hands the data plane's events on. A broken reader costs sight,
+// not traffic, so it is opened again.
+func (a *Agent) followEvents(ctx context.Context) error {
+	for ctx.Err() == nil {
+		if err := a.dp.Events(ctx, a.hub.Receive); err != nil {
+			a.log.Error("data plane events are not read for a moment", "error", err)
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(eventsRetry):
+		}
+	}
+	return nil
+}
+
+// flowSweep is the time between two sweeps of the flow table; what is dead in
+// between is not used, it only takes room.
+const flowSweep = 10 * time.Second
+
+func (a *Agent) collectFlows(ctx context.Context) error {
+	tick := time.NewTicker(flowSweep)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+			removed, left, err := a.dp.Flows().CollectGarbage()
+			if err != nil {
+				a.log.Warn("flow table is not swept", "error", err)
+				continue
+			}
+			a.log.Debug("flow table swept", "removed", removed, "left", left)
+		}
+	}
+}
+
+func (a *Agent) serveMetrics(ctx context.Context) error {
+	listener, err := net.Listen("tcp", a.cfg.Metrics)
+	if err != nil {
+		return fmt.Errorf("--prometheus-serve-addr: %w", err)
+	}
+	mux := http.NewServeMux()
+	mux.Handle("GET /metrics", a.metrics.Handler())
+	server := &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second}
+	stop := context.AfterFunc(ctx, func() { _ = server.Close() })
+	defer stop()
+	if err := server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
+		return err
+	}
+	return nil
+}

@@ -1,0 +1,141 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package agent
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strings"
+
+	"cilium.local/cilium/api"
+	"cilium.local/cilium/internal/apiserver"
+	"cilium.local/cilium/internal/identity"
+	"cilium.local/cilium/internal/l4"
+	"cilium.local/cilium/internal/label"
+	"cilium.local/cilium/internal/policy"
+)
+
+// Trace implements apiserver.Policy: one transcript for each port asked for.
+func (p policyAPI) Trace(q apiserver.TraceQuery) (apiserver.Trace, error) {
+	ports, err := tracePorts(q.Ports)
+	if err != nil {
+		return apiserver.Trace{}, err
+	}
+	flow := policy.Flow{Source: p.party(q.From), Dest: p.party(q.To)}
+	rules, _ := p.present()
+	opts := policy.Options{Mode: p.a.enforcer.Mode(), AllowLocalhost: p.a.cfg.Policy.AllowLocalhost}
+	result := apiserver.Trace{Allowed: true}
+	var logs []string
+	var details []policy.Trace
+	for _, port := range ports {
+		flow.Port = port
+		t := policy.TraceFlow(rules, opts, flow)
+		result.Allowed = result.Allowed && t.Allowed
+		logs = append(logs, t.String(q.Verbose))
+		details = append(details, t)
+	}
+	if result.Log = strings.Join(logs, "\n"); len(ports) > 1 && !result.Allowed {
+		result.Log += "\nFinal verdict: DENIED\n"
+	}
+	if result.Detail, err = json.Marshal(struct {
+		Traces []policy.Trace `json:"traces"`
+	}{details}); err != nil {
+		return apiserver.Trace{}, fmt.Errorf("write the trace as JSON: %w", err)
+	}
+	return result, nil
+}
+
+func tracePorts(ports []api.Port) ([]l4.Port, error) {
+	if len(ports) == 0 {
+		return []l4.Port{{}}, nil
+	}
+	var all []l4.Port
+	for _, p := range ports {
+		protocol, err := l4.ParseProtocol(p.Protocol)
+		if err != nil {
+			return nil, fmt.Errorf("%w: %w", apiserver.ErrInvalid, err)
+		}
+		all = append(all, l4.Port{Protocol: protocol, Number: p.Port})
+	}
+	return all, nil
+}
+
+// party works out who stands behind one side of a query. Labels alone stand for
+// a workload, unless they are those of a reserved identity.
+func (p policyAPI) party(q apiserver.Party) policy.Party {
+	if q.Addr.IsValid() && q.Endpoint == 0 {
+		q.Identity = p.a.identityOf(q)
+		if known, ok := p.a.identities.Lookup(q.Identity); ok {
+			q.Labels = known.Labels
+		}
+	}
+	if q.Identity == identity.Unknown {
+		if known, ok := p.a.identities.LookupLabels(q.Labels); ok {
+			q.Identity = known.ID
+		}
+	}
+	managed := !q.Identity.IsReserved() || q.Identity == identity.Init
+	return policy.Party{ID: q.Identity, Labels: q.Labels, Local: managed}
+}
+
+// identityOf finds the identity of an address as the kernel would.
+func (a *Agent) identityOf(q apiserver.Party) identity.ID {
+	if _, row, ok := a.rows.ipcache.Lookup(q.Addr); ok {
+		return row.Identity
+	}
+	if q.Addr.Is4() {
+		return identity.WorldIPv4
+	}
+	return identity.WorldIPv6
+}
+
+// labelsOf returns the labels of the rule with the cookie, for events: its name
+// when it has none.
+func (b *ruleBook) labelsOf(cookie uint32) []string {
+	rules, _ := b.present()
+	for _, r := range rules {
+		if r.Cookie != cookie {
+			continue
+		}
+		if labels := r.LabelSet(); len(labels) > 0 {
+			return labels.Strings()
+		}
+		return []string{r.Name()}
+	}
+	return nil
+}
+
+// refusal turns what Parse found into the list that the API answers with.
+func refusal(err error) error {
+	var problems []api.PolicyProblem
+	collect(err, &problems)
+	if len(problems) == 0 {
+		return fmt.Errorf("%w: %w", apiserver.ErrInvalid, err)
+	}
+	return &apiserver.PolicyError{Problems: problems}
+}
+
+// collect walks joined errors; errors.As would stop at the first.
+func collect(err error, problems *[]api.PolicyProblem) {
+	if joined, ok := err.(interface{ Unwrap() []error }); ok { //nolint:errorlint // the tree is walked here
+		for _, e := range joined.Unwrap() {
+			collect(e, problems)
+		}
+		return
+	}
+	var one *policy.Error
+	if errors.As(err, &one) {
+		*problems = append(*problems, api.PolicyProblem{
+			File: one.File, Line: one.Line, Column: one.Column, Path: one.Path, Text: one.Msg,
+		})
+	}
+}
+
+// enforced tells which directions of a workload are under enforcement.
+func (b *ruleBook) enforced(mode policy.Mode, labels label.Set) (ingress, egress bool) {
+	rules, _ := b.present()
+	ingress, _ = policy.Enforced(rules, mode, labels, policy.Ingress)
+	egress, _ = policy.Enforced(rules, mode, labels, policy.Egress)
+	return ingress, egress
+}
