@@ -45,11 +45,10 @@ func (t *tool) monitor() *cobra.Command {
 		if err != nil {
 			return err
 		}
-		err = t.watch(cmd.Context(), filter, &o)
-		if cmd.Context().Err() != nil {
-			return nil // an interrupt is how a monitor ends
+		if err := t.watch(cmd.Context(), filter, &o); cmd.Context().Err() == nil {
+			return err
 		}
-		return err
+		return nil // an interrupt is how a monitor ends
 	}
 	return cmd
 }

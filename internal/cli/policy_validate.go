@@ -86,7 +86,7 @@ func problemsOf(document, path string, err error) []api.PolicyProblem {
 	if err == nil {
 		return nil
 	}
-	if joined, ok := err.(interface{ Unwrap() []error }); ok { //nolint:errorlint // only the outermost error is taken apart
+	if joined, ok := err.(interface{ Unwrap() []error }); ok {
 		var list []api.PolicyProblem
 		for _, one := range joined.Unwrap() {
 			list = append(list, problemsOf(document, path, one)...)
