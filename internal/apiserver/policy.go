@@ -15,6 +15,7 @@ import (
 	"cilium.local/cilium/api"
 	"cilium.local/cilium/internal/identity"
 	"cilium.local/cilium/internal/label"
+	"cilium.local/cilium/internal/policy"
 )
 
 // documentsType is the content type of an api.PolicyImport; any other body of an
@@ -211,8 +212,25 @@ func (e *PolicyError) Unwrap() error { return ErrInvalid }
 // policyProblems returns the single mistakes that a refused policy lists.
 func policyProblems(err error) []api.PolicyProblem {
 	var refused *PolicyError
-	if !errors.As(err, &refused) {
-		return nil
+	if errors.As(err, &refused) {
+		return refused.Problems
 	}
-	return refused.Problems
+	return parserProblems(err)
+}
+
+// parserProblems finds the mistakes of the policy parser anywhere in an error.
+func parserProblems(err error) []api.PolicyProblem {
+	if m, ok := err.(*policy.Error); ok { //nolint:errorlint // the whole tree is walked here
+		return []api.PolicyProblem{{File: m.File, Line: m.Line, Column: m.Column, Path: m.Path, Text: m.Msg}}
+	}
+	var list []api.PolicyProblem
+	switch wrapped := err.(type) { //nolint:errorlint // as above
+	case interface{ Unwrap() error }:
+		list = parserProblems(wrapped.Unwrap())
+	case interface{ Unwrap() []error }:
+		for _, one := range wrapped.Unwrap() {
+			list = append(list, parserProblems(one)...)
+		}
+	}
+	return list
 }
