@@ -125,8 +125,8 @@ func (a *Allocator) Allocate(ctx context.Context, labels label.Set) (identity.ID
 	if id, ok := a.reserved[key]; ok {
 		return id, nil
 	}
-	if strings.HasPrefix(key, "/") {
-		return 0, fmt.Errorf("allocate an identity for %s: a label's source must not begin with '/'", labels)
+	if err := storable(key, labels); err != nil {
+		return 0, fmt.Errorf("allocate an identity for %s: %w", labels, err)
 	}
 	unlock, err := a.labelLocks.lock(ctx, key)
 	if err != nil {
@@ -164,6 +164,9 @@ func (a *Allocator) Adopt(id identity.Identity) error {
 	}
 	if id.ID < identity.MinAllocated || id.ID > identity.MaxAllocated {
 		return fmt.Errorf("adopt identity %d: allocated identities are %d to %d", id.ID, identity.MinAllocated, identity.MaxAllocated)
+	}
+	if err := storable(key, id.Labels); err != nil {
+		return fmt.Errorf("adopt identity %d: %w", id.ID, err)
 	}
 	unlock, err := a.labelLocks.lock(context.Background(), key)
 	if err != nil {
@@ -221,6 +224,22 @@ func (a *Allocator) Release(ctx context.Context, labels label.Set) error {
 		a.unwanted[key] = struct{}{}
 		a.mu.Unlock()
 		a.signal(a.tend)
+	}
+	return nil
+}
+
+// storable reports labels that other nodes would not read back from the key as
+// they are, or whose key would look like one of other labels.
+func storable(key string, labels label.Set) error {
+	if strings.HasPrefix(key, "/") || strings.Contains(key, ";/") {
+		return errors.New("a label's source must not begin with '/'")
+	}
+	back, err := label.ParseKey(key)
+	if err != nil {
+		return err
+	}
+	if !back.Equal(labels) {
+		return fmt.Errorf("a label's key must not contain '=' (it would be read back as %s)", back)
 	}
 	return nil
 }

@@ -199,8 +199,9 @@ func (a *Allocator) confirm(ctx context.Context, key string) error {
 	defer unlock()
 	a.mu.Lock()
 	h := a.held[key]
+	settled := h == nil || !h.unsure
 	a.mu.Unlock()
-	if h == nil || !h.unsure {
+	if settled {
 		return nil
 	}
 	owner, err := a.store.Get(ctx, idKey(h.ID))

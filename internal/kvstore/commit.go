@@ -96,6 +96,7 @@ func (s *Store) commit(ctx context.Context, conds []Cond, writes []Write) (bool,
 	if err != nil || !resp.Succeeded {
 		return false, err
 	}
+	s.health.saw(resp.Header.Revision)
 	for _, w := range writes {
 		if w.leased {
 			s.leases.keep(w.key, w.value, lease)

@@ -103,6 +103,7 @@ func (s *Store) watchHealth(ctx context.Context) {
 
 // probe asks the store for one key and books the answer. The key need not exist.
 func (s *Store) probe(ctx context.Context) {
+	seen := s.health.seen()
 	limited, cancel := context.WithTimeout(ctx, min(s.cfg.RequestTimeout, 2*time.Second))
 	resp, err := s.client.Get(limited, "cilium/health", clientv3.WithCountOnly())
 	cancel()
@@ -113,7 +114,7 @@ func (s *Store) probe(ctx context.Context) {
 		s.health.failed(s, fmt.Errorf("%w: %w", ErrUnreachable, err))
 		return
 	}
-	s.health.answered(s, resp.Header.ClusterId, resp.Header.Revision)
+	s.health.answered(s, resp.Header.ClusterId, resp.Header.Revision, seen)
 }
 
 func (h *health) failed(s *Store, err error) {
@@ -126,10 +127,11 @@ func (h *health) failed(s *Store, err error) {
 	h.err = err
 }
 
-// answered books a good answer. A store with another cluster number or an older
-// revision lost its past: it was restored or replaced, so watches start over and
-// the lease, which it may not know, is checked.
-func (h *health) answered(s *Store, cluster uint64, revision int64) {
+// answered books a good answer. A store with another cluster number, or with an
+// older revision than was seen before the question, lost its past: it was
+// restored or replaced, so watches start over and the lease, which it may not
+// know, is checked.
+func (h *health) answered(s *Store, cluster uint64, revision, seen int64) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.err != nil {
@@ -137,13 +139,30 @@ func (h *health) answered(s *Store, cluster uint64, revision int64) {
 		h.since = time.Now()
 		s.leases.kick()
 	}
-	if h.cluster != 0 && (h.cluster != cluster || revision < h.revision) {
+	lostPast := h.cluster != 0 && (h.cluster != cluster || revision < seen)
+	if lostPast {
 		s.log.Warn("key-value store was replaced or restored from a backup, everything is read again", "store", s.name)
 		close(h.replaced)
 		h.replaced = make(chan struct{})
 		s.leases.kick()
 	}
-	h.err, h.cluster, h.revision = nil, cluster, revision
+	h.err, h.cluster = nil, cluster
+	if lostPast || revision > h.revision {
+		h.revision = revision
+	}
+}
+
+// saw books a revision that an answer of the store bore.
+func (h *health) saw(revision int64) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.revision = max(h.revision, revision)
+}
+
+func (h *health) seen() int64 {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.revision
 }
 
 // unreachable reports whether the error means that no answer came.

@@ -232,6 +232,7 @@ func (s *Store) list(ctx context.Context, prefix string) (kvs []KeyValue, revisi
 			kvs[i] = KeyValue{Key: string(kv.Key), Value: string(kv.Value), Revision: kv.ModRevision}
 		}
 		revision = resp.Header.Revision
+		s.health.saw(revision)
 		return nil
 	})
 	return kvs, revision, err
@@ -240,7 +241,10 @@ func (s *Store) list(ctx context.Context, prefix string) (kvs []KeyValue, revisi
 // Set stores the value, whatever was there before.
 func (s *Store) Set(ctx context.Context, key, value string) error {
 	return s.do(ctx, "set", key, func(ctx context.Context) error {
-		_, err := s.client.Put(ctx, key, value)
+		resp, err := s.client.Put(ctx, key, value)
+		if err == nil {
+			s.health.saw(resp.Header.Revision)
+		}
 		return err
 	})
 }

@@ -94,6 +94,7 @@ func (w *watcher) follow(ctx context.Context, revision int64, replaced <-chan st
 			if err := resp.Err(); err != nil {
 				return err
 			}
+			w.store.health.saw(resp.Header.Revision)
 			w.report(resp.Events)
 		}
 	}
