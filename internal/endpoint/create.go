@@ -98,7 +98,7 @@ func (m *Manager) admit(spec Spec) (*entry, error) {
 			MTU: m.cfg.MTU, NetNS: spec.NetNS, ContainerIfName: spec.ContainerIfName,
 		},
 	}}
-	_ = ent.ep.enter(time.Now(), StateCreating, CodeOK, "endpoint requested")
+	_, _ = ent.ep.enter(time.Now(), StateCreating, CodeOK, "endpoint requested")
 	ent.op.Lock()
 	m.entries[id] = ent
 	return ent, nil
@@ -244,7 +244,7 @@ func (m *Manager) finish(ent *entry) Endpoint {
 	var e Endpoint
 	if pending {
 		e = m.enter(ent, StateWaitingForIdentity, CodeOK, "connected, closed with identity init")
-		m.kick()
+		m.Kick()
 	} else {
 		e = m.ready(ent, "connected with identity "+strconv.Itoa(int(ent.ep.Identity)))
 	}

@@ -200,7 +200,7 @@ func (m *Manager) recover(e *Endpoint) {
 	}
 	now := time.Now()
 	for _, s := range []State{StateWaitingToRegenerate, StateRegenerating, StateReady} {
-		_ = e.enter(now, s, CodeOK, "policy realized")
+		_, _ = e.enter(now, s, CodeOK, "policy realized")
 	}
 }
 
@@ -211,7 +211,7 @@ func (m *Manager) Failed(err error) {
 	defer m.mu.Unlock()
 	for _, ent := range m.entries {
 		if ent.ep.State == StateReady {
-			_ = ent.ep.enter(time.Now(), StateNotReady, CodeFailed, err.Error())
+			_, _ = ent.ep.enter(time.Now(), StateNotReady, CodeFailed, err.Error())
 		}
 	}
 }
@@ -229,13 +229,14 @@ func (m *Manager) update(ent *entry, change func(*Endpoint)) Endpoint {
 
 // enter moves an endpoint to a state; a transition the table forbids is logged.
 func (m *Manager) enter(ent *entry, to State, code Code, message string) Endpoint {
+	var news bool
 	var err error
-	e := m.update(ent, func(e *Endpoint) { err = e.enter(time.Now(), to, code, message) })
+	e := m.update(ent, func(e *Endpoint) { news, err = e.enter(time.Now(), to, code, message) })
 	if err != nil {
 		m.log.Error("endpoint state", "error", err)
 	}
 	level := slog.LevelDebug
-	if code == CodeFailed {
+	if code == CodeFailed && news {
 		level = slog.LevelWarn
 	}
 	m.log.Log(context.Background(), level, "endpoint state", "endpoint", e.ID, "state", to, "message", message)

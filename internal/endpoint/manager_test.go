@@ -102,6 +102,25 @@ func TestWithoutAStoreTheEndpointIsClosedAndSettlesLater(t *testing.T) {
 	}
 }
 
+func TestRetriesSlowDownWhileTheStoreIsAway(t *testing.T) {
+	w := newWorld()
+	m := w.manager(t, t.TempDir())
+	w.breakCall("allocate", errors.New("store unreachable"))
+	e := mustCreate(t, m, app1(t))
+	w.takeCalls()
+	ctx, cancel := context.WithTimeout(t.Context(), 800*time.Millisecond)
+	defer cancel()
+	if err := m.Run(ctx); err != nil {
+		t.Fatal(err)
+	}
+	if tries := strings.Count(w.takeCalls(), "allocate"); tries == 0 || tries > 4 {
+		t.Errorf("%d tries in 800 ms", tries)
+	}
+	if e, _ = m.Get(e.ID); len(e.Log) > 4 {
+		t.Errorf("log: %v", e.Log)
+	}
+}
+
 func TestUnknownLabelsKeepAnEndpointClosedUntilTheyAreSet(t *testing.T) {
 	w := newWorld()
 	m := w.manager(t, t.TempDir())

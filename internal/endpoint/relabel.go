@@ -98,6 +98,7 @@ func (m *Manager) change(ctx context.Context, id uint16, labels label.Set, apply
 		m.save(e)
 		return nil
 	}
+	defer m.Kick() // for what is left to do
 	return m.settle(ctx, ent)
 }
 
@@ -127,7 +128,6 @@ func (m *Manager) settle(ctx context.Context, ent *entry) error {
 	id, err := m.allocate(ctx, want)
 	if err != nil {
 		m.save(m.enter(ent, StateWaitingForIdentity, CodeFailed, "identity: "+err.Error()))
-		m.kick()
 		return nil
 	}
 	policyID, revision, err := m.with.Policies.Acquire(ctx, identity.Identity{ID: id, Labels: want})
@@ -173,7 +173,6 @@ func (m *Manager) lockDown(ctx context.Context, ent *entry, want label.Set, caus
 	}
 	err := fmt.Errorf("endpoint %d is closed, its policy did not reach the kernel: %w", old.ID, cause)
 	m.save(m.enter(ent, StateNotReady, CodeFailed, err.Error()))
-	m.kick()
 	return errors.Join(err, pubErr, relErr)
 }
 
@@ -190,7 +189,7 @@ func (m *Manager) Revoke(ctx context.Context, id identity.ID) error {
 			ent.op.Unlock()
 		}
 	}
-	m.kick()
+	m.Kick()
 	return errors.Join(errs...)
 }
 
@@ -211,8 +210,8 @@ func (m *Manager) revoke(ctx context.Context, ent *entry) error {
 	return nil
 }
 
-// kick makes Run look for waiting endpoints.
-func (m *Manager) kick() {
+// Kick makes Run look for waiting endpoints soon, as when the store is back.
+func (m *Manager) Kick() {
 	select {
 	case m.wake <- struct{}{}:
 	default:

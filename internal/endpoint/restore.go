@@ -61,7 +61,7 @@ func (m *Manager) loadLastID(saved []*Endpoint) {
 // adopt registers a saved endpoint with its collaborators.
 func (m *Manager) adopt(e *Endpoint) {
 	e.State = ""
-	_ = e.enter(e.Created, StateRestoring, CodeOK, "agent started")
+	_, _ = e.enter(e.Created, StateRestoring, CodeOK, "agent started")
 	if _, _, err := m.with.Addresses.Claim(e.Owner(), e.IPv4, e.IPv6); err != nil {
 		m.log.Warn("endpoint keeps an address that the node no longer gives out", "endpoint", e.ID, "error", err)
 	}
@@ -95,7 +95,7 @@ func (m *Manager) Resume(ctx context.Context) error {
 			errs = append(errs, fmt.Errorf("restore endpoint %d: %w", e.ID, err))
 		}
 	}
-	m.kick()
+	m.Kick()
 	return errors.Join(errs...)
 }
 

@@ -66,28 +66,30 @@ type StatusChange struct {
 // maxLog bounds the status log of one endpoint; the oldest lines go first.
 const maxLog = 64
 
-func (e *Endpoint) note(now time.Time, code Code, message string) {
+// note appends a line to the status log, or repeats the last one; it tells
+// whether the line is new.
+func (e *Endpoint) note(now time.Time, code Code, message string) bool {
 	if n := len(e.Log); n > 0 {
 		last := &e.Log[n-1]
 		if last.Code == code && last.Message == message && last.State == e.State {
 			last.Time = now
-			return
+			return false
 		}
 	}
 	e.Log = append(e.Log, StatusChange{Time: now, Code: code, Message: message, State: e.State})
 	if over := len(e.Log) - maxLog; over > 0 {
 		e.Log = slices.Delete(e.Log, 0, over)
 	}
+	return true
 }
 
 // enter moves the endpoint to a state and logs it. Entering the present state
-// only logs. A transition that the table does not know is a programming error,
-// reported instead of hidden.
-func (e *Endpoint) enter(now time.Time, to State, code Code, message string) error {
+// only logs. It tells whether that is news. A transition that the table does not
+// know is a programming error, reported instead of hidden.
+func (e *Endpoint) enter(now time.Time, to State, code Code, message string) (news bool, err error) {
 	if e.State != to && !CanFollow(e.State, to) {
-		return fmt.Errorf("endpoint %d: state %q cannot follow %q", e.ID, to, e.State)
+		return false, fmt.Errorf("endpoint %d: state %q cannot follow %q", e.ID, to, e.State)
 	}
 	e.State = to
-	e.note(now, code, message)
-	return nil
+	return e.note(now, code, message), nil
 }
