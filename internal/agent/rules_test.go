@@ -1,0 +1,143 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package agent
+
+import (
+	"errors"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"cilium.local/cilium/internal/agent/enforce"
+	"cilium.local/cilium/internal/apiserver"
+	"cilium.local/cilium/internal/identity"
+	"cilium.local/cilium/internal/label"
+	"cilium.local/cilium/internal/policy"
+	"cilium.local/cilium/internal/policy/compile"
+)
+
+// fakeKernel is one that can be full.
+type fakeKernel struct {
+	full error
+	sets int
+}
+
+func (k *fakeKernel) Set(map[uint32]compile.Entries) error {
+	if k.full == nil {
+		k.sets++
+	}
+	return k.full
+}
+func (k *fakeKernel) Delete(...uint32) error { return nil }
+
+func openBook(t *testing.T, path string) (*ruleBook, *fakeKernel) {
+	t.Helper()
+	b, err := openRules(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	kernel := &fakeKernel{}
+	b.enforcer = enforce.New(enforce.Config{
+		Kernel: kernel, Rules: b.present, Identities: identity.Reserved,
+		Options: compile.Options{Mode: policy.ModeDefault}, Log: slog.New(slog.DiscardHandler),
+	})
+	b.done = func(time.Duration, error) {}
+	app1 := identity.Identity{ID: 300, Labels: label.NewSet(label.Label{Source: "container", Key: "id", Value: "app1"})}
+	if _, _, err := b.enforcer.Acquire(t.Context(), app1); err != nil {
+		t.Fatal(err)
+	}
+	return b, kernel
+}
+
+const closeApp1 = `[{"endpointSelector": {"matchLabels": {"id": "app1"}}, "labels": ["name=close"], "ingress": [{}]}]`
+
+func document(text string) []apiserver.Document {
+	return []apiserver.Document{{Name: "p.json", Text: []byte(text)}}
+}
+
+func TestAnImportIsInForceAndOutlivesTheAgent(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "policy.json")
+	b, kernel := openBook(t, path)
+	before := kernel.sets
+	done, err := b.Import(t.Context(), document(closeApp1), false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if done.Revision != 2 || done.Realized != 2 || done.Rules != 1 || kernel.sets != before+1 {
+		t.Errorf("import %+v", done)
+	}
+	next, _ := openBook(t, path)
+	set, err := next.Rules(nil)
+	if err != nil || set.Rules != 1 || !strings.Contains(string(set.JSON), "app1") {
+		t.Errorf("after a restart: %+v, %v", set, err)
+	}
+	if _, err := next.Delete(t.Context(), label.NewSet(label.Label{Source: "any", Key: "name", Value: "close"})); err != nil {
+		t.Fatal(err)
+	}
+	last, _ := openBook(t, path)
+	if set, _ := last.Rules(nil); set.Rules != 0 {
+		t.Errorf("a deleted rule is back: %s", set.JSON)
+	}
+}
+
+func TestAPolicyThatDoesNotFitIsRefusedWithTheFigures(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "policy.json")
+	b, kernel := openBook(t, path)
+	kernel.full = errors.New("policy 1 needs 20000 map entries, but a policy map holds 16384")
+	_, err := b.Import(t.Context(), document(closeApp1), false)
+	if err == nil || !strings.Contains(err.Error(), "20000") || !strings.Contains(err.Error(), "previous policy stays") {
+		t.Errorf("Import returned %v", err)
+	}
+	if rules, revision := b.present(); len(rules) != 0 || revision != 1 {
+		t.Errorf("%d rules at revision %d", len(rules), revision)
+	}
+	if _, err := os.Stat(path); err == nil {
+		t.Error("the refused policy is on disk")
+	}
+}
+
+func TestAPolicyThatCannotBeWrittenDownIsRefused(t *testing.T) {
+	b, _ := openBook(t, filepath.Join(t.TempDir(), "missing", "policy.json"))
+	if _, err := b.Import(t.Context(), document(closeApp1), false); err == nil || !strings.Contains(err.Error(), "save the policy") {
+		t.Errorf("Import returned %v", err)
+	}
+	if rules, _ := b.present(); len(rules) != 0 {
+		t.Error("the rules are in force, and gone after a restart")
+	}
+}
+
+func TestEveryMistakeOfADocumentIsListedWithItsPlace(t *testing.T) {
+	b, _ := openBook(t, filepath.Join(t.TempDir(), "policy.json"))
+	_, err := b.Import(t.Context(), document(`[{"endpointSelector": {}, "ingres": []},
+ {"endpointSelector": {}, "ingress": [{"toPorts": [{"ports": [{"port": 80}]}]}], "x": 1}]`), false)
+	var refused *apiserver.PolicyError
+	if !errors.As(err, &refused) || len(refused.Problems) < 2 {
+		t.Fatalf("Import returned %v", err)
+	}
+	if p := refused.Problems[0]; p.File != "p.json" || p.Line != 1 || p.Path == "" {
+		t.Errorf("first problem %+v", p)
+	}
+}
+
+func TestWhatIsNotEnforcedIsRefusedByName(t *testing.T) {
+	b, _ := openBook(t, filepath.Join(t.TempDir(), "policy.json"))
+	_, err := b.Import(t.Context(), document(`[{"endpointSelector": {}, "egress": [{"toFQDNs": [{"matchName": "a.example"}]}]}]`), false)
+	if !errors.Is(err, apiserver.ErrInvalid) || !strings.Contains(err.Error(), "toFQDNs") {
+		t.Errorf("Import returned %v", err)
+	}
+}
+
+func TestADamagedRulesFileStopsTheAgentAndNamesTheCure(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "policy.json")
+	for _, text := range []string{`{"version":1,"rules":[{"endpo`, `{"version":9,"rules":[]}`, `{"version":1,"rules":[{"x":1}]}`} {
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := openRules(path); err == nil || !strings.Contains(err.Error(), "does not start without it") {
+			t.Errorf("%s: %v", text, err)
+		}
+	}
+}
