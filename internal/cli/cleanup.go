@@ -66,7 +66,13 @@ state. Without -f it says what it is going to remove and asks first.`,
 		if err != nil {
 			return err
 		}
-		return t.removeAll(list, force)
+		if err := t.removeAll(list, force); err != nil {
+			return err
+		}
+		// The folders go too if nobody else keeps anything in them.
+		_ = os.Remove(p.bpf)
+		_ = os.Remove(p.state)
+		return nil
 	}
 	return cmd
 }

@@ -76,7 +76,7 @@ func writeConfig(w io.Writer, config *api.DaemonConfiguration) {
 	var g grid
 	if s := config.Status; s != nil {
 		if s.Realized != nil {
-			g.add(policyOption, s.Realized.PolicyEnforcement)
+			g.add(policyOption, orDash(s.Realized.PolicyEnforcement))
 			addOptions(&g, s.Realized.Options)
 		}
 		if a := s.Addressing; a != nil {

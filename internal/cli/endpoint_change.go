@@ -41,7 +41,7 @@ func (t *tool) endpointConfig() *cobra.Command {
 
 func addOptions(g *grid, options api.ConfigurationMap) {
 	for _, name := range slices.Sorted(maps.Keys(options)) {
-		g.add(name, options[name])
+		g.add(name, orDash(options[name]))
 	}
 }
 
