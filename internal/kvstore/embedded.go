@@ -12,11 +12,13 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"sync/atomic"
 	"time"
 
 	"go.etcd.io/bbolt"
 	bolterrors "go.etcd.io/bbolt/errors"
 	"go.etcd.io/etcd/server/v3/embed"
+	"go.uber.org/zap"
 	"golang.org/x/sys/unix"
 )
 
@@ -29,8 +31,9 @@ const (
 
 // embedded is an etcd server with one member inside this process.
 type embedded struct {
-	server *embed.Etcd
-	lock   *os.File
+	server  *embed.Etcd
+	lock    *os.File
+	closing atomic.Bool
 }
 
 // startEmbedded returns a running server and its endpoint.
@@ -118,7 +121,7 @@ func (e *embedded) start(ctx context.Context, dir, socket string, cfg Config, lo
 	if err := os.Remove(socket); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	if e.server, err = embed.StartEtcd(serverConfig(dir, socket, cfg.QuotaBytes, log)); err != nil {
+	if e.server, err = embed.StartEtcd(serverConfig(dir, socket, cfg.QuotaBytes, zapToSlog(log.With("part", "etcd"), &e.closing))); err != nil {
 		return err
 	}
 	timeout := time.NewTimer(readyTimeout)
@@ -136,7 +139,7 @@ func (e *embedded) start(ctx context.Context, dir, socket string, cfg Config, lo
 }
 
 // serverConfig describes one quiet member for a small amount of data.
-func serverConfig(dir, socket string, quota int64, log *slog.Logger) *embed.Config {
+func serverConfig(dir, socket string, quota int64, log *zap.Logger) *embed.Config {
 	c := embed.NewConfig()
 	c.Dir = dir
 	c.Name = "cilium"
@@ -156,12 +159,13 @@ func serverConfig(dir, socket string, quota int64, log *slog.Logger) *embed.Conf
 	c.AutoCompactionMode = embed.CompactorModeRevision
 	c.AutoCompactionRetention = "1000"
 	c.EnableGRPCGateway = false
-	c.ZapLoggerBuilder = embed.NewZapLoggerBuilder(zapToSlog(log.With("part", "etcd")))
+	c.ZapLoggerBuilder = embed.NewZapLoggerBuilder(log)
 	return c
 }
 
 // Close stops the server and gives up its folder.
 func (e *embedded) Close() error {
+	e.closing.Store(true)
 	if e.server != nil {
 		e.server.Close()
 	}

@@ -3,6 +3,7 @@
 package kvstore_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"log/slog"
@@ -107,6 +108,26 @@ func TestEmbeddedStoreKeepsItsDataAndListensOnASocketOnly(t *testing.T) {
 	}
 	if err := s.Delete(ctx, "b"); err != nil {
 		t.Error(err)
+	}
+}
+
+func TestEmbeddedStoreSaysNothingWhenAllIsWell(t *testing.T) {
+	dir := shortDir(t)
+	var text bytes.Buffer
+	for range 2 {
+		s, err := kvstore.Open(t.Context(), kvstore.Config{StateDir: dir}, slog.New(slog.NewTextHandler(&text, nil)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := s.Set(t.Context(), "k", "v"); err != nil {
+			t.Error(err)
+		}
+		if err := s.Close(); err != nil {
+			t.Error(err)
+		}
+	}
+	if text.Len() > 0 {
+		t.Errorf("log:\n%s", text.String())
 	}
 }
 

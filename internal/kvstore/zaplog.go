@@ -6,6 +6,7 @@ import (
 	"context"
 	"log/slog"
 	"strings"
+	"sync/atomic"
 
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
@@ -13,23 +14,27 @@ import (
 
 // zapToSlog returns a logger for etcd that hands warnings and errors on. What
 // etcd takes for fatal becomes a panic, so that it does not end the process
-// without a word.
-func zapToSlog(log *slog.Logger) *zap.Logger {
-	return zap.New(slogCore{log: log}, zap.WithFatalHook(zapcore.WriteThenPanic))
+// without a word. Once closing is set, nothing is handed on: etcd reports each
+// listener that ends as an error.
+func zapToSlog(log *slog.Logger, closing *atomic.Bool) *zap.Logger {
+	return zap.New(slogCore{log: log, closing: closing}, zap.WithFatalHook(zapcore.WriteThenPanic))
 }
 
 // slogCore implements zapcore.Core.
 type slogCore struct {
-	log    *slog.Logger
-	fields []zapcore.Field
+	log     *slog.Logger
+	closing *atomic.Bool
+	fields  []zapcore.Field
 }
 
 // Enabled implements zapcore.LevelEnabler.
-func (c slogCore) Enabled(level zapcore.Level) bool { return level >= zapcore.WarnLevel }
+func (c slogCore) Enabled(level zapcore.Level) bool {
+	return level >= zapcore.WarnLevel && (level > zapcore.ErrorLevel || !c.closing.Load())
+}
 
 // With implements zapcore.Core.
 func (c slogCore) With(fields []zapcore.Field) zapcore.Core {
-	return slogCore{log: c.log, fields: append(c.fields[:len(c.fields):len(c.fields)], fields...)}
+	return slogCore{log: c.log, closing: c.closing, fields: append(c.fields[:len(c.fields):len(c.fields)], fields...)}
 }
 
 // Check implements zapcore.Core.
@@ -62,11 +67,13 @@ func (c slogCore) Write(entry zapcore.Entry, fields []zapcore.Field) error {
 func (c slogCore) Sync() error { return nil }
 
 // pointless reports warnings about choices that are right for a server that
-// only this process uses.
+// only this process uses, and about data that is new and empty.
 func pointless(message string) bool {
 	for _, start := range []string{
 		"Running http and grpc server on single port",
 		"simple token is not cryptographically signed",
+		"Failed to detect schema version",
+		"failed to update storage version",
 	} {
 		if strings.HasPrefix(message, start) {
 			return true
