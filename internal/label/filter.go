@@ -20,15 +20,18 @@ type filterRule struct {
 	source, prefix string
 }
 
+// kubernetesDomain marks what Kubernetes itself writes, wherever it stands in the
+// key. Of it, the recommended application labels are people's own words.
+const kubernetesDomain = "kubernetes.io"
+
 // defaultRules are tried in order; the first that matches decides. Every label
-// that none matches is kept.
+// that none matches is kept, unless it has kubernetesDomain in its key.
 var defaultRules = []filterRule{
 	{false, SourceReserved, ""},
 	{false, SourceAny, "io.kubernetes.pod.namespace"},
 	{false, SourceAny, "io.cilium.k8s.namespace.labels"},
 	{false, SourceAny, "app.kubernetes.io"},
 	{true, SourceAny, "io.kubernetes"},
-	{true, SourceAny, "kubernetes.io"},
 	{true, SourceAny, "pod-template-"},
 	{true, SourceAny, "controller-revision-hash"},
 	{true, SourceAny, "annotation."},
@@ -90,7 +93,7 @@ func (f Filter) keeps(l Label) bool {
 			return !r.exclude
 		}
 	}
-	return true
+	return !strings.Contains(l.Key, kubernetesDomain)
 }
 
 func (r filterRule) matches(l Label) bool {

@@ -37,7 +37,7 @@ func Parse(text string) (Label, error) {
 	head, value, _ := strings.Cut(text, "=")
 	source, key := SplitKey(head)
 	l := Label{Source: source, Key: key, Value: value}
-	if err := l.validate(); err != nil {
+	if err := l.Validate(); err != nil {
 		return Label{}, fmt.Errorf("label %q: %w", text, err)
 	}
 	return l, nil
@@ -51,7 +51,8 @@ func SplitKey(text string) (source, key string) {
 	return SourceUnspec, strings.TrimPrefix(text, ":")
 }
 
-func (l Label) validate() error {
+// Validate reports what keeps the label from being stored.
+func (l Label) Validate() error {
 	if l.Key == "" {
 		return errors.New("empty key; write [source:]key[=value]")
 	}

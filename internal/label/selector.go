@@ -63,10 +63,12 @@ func (r *Requirement) matches(set Set) bool {
 	return false
 }
 
-// Names reports whether some requirement is about labels of the source itself,
-// not about labels of any source.
+// Names reports whether some requirement demands a label of the source itself,
+// not of any source. One that only rules labels out names none.
 func (s Selector) Names(source string) bool {
-	return slices.ContainsFunc(s.Requirements, func(r Requirement) bool { return r.Source == source })
+	return slices.ContainsFunc(s.Requirements, func(r Requirement) bool {
+		return r.Source == source && (r.Operator == In || r.Operator == Exists)
+	})
 }
 
 // String returns the requirements in a form for people, such as

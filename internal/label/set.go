@@ -49,7 +49,7 @@ func FromMap(source string, values map[string]string) (Set, error) {
 	labels := make([]Label, 0, len(values))
 	for key, value := range values {
 		l := Label{Source: source, Key: key, Value: value}
-		if err := l.validate(); err != nil {
+		if err := l.Validate(); err != nil {
 			return nil, fmt.Errorf("label %q: %w", key, err)
 		}
 		labels = append(labels, l)

@@ -23,6 +23,11 @@ type decoder struct {
 }
 
 func (d *decoder) fail(n *node, path, format string, args ...any) {
+	for i, arg := range args {
+		if text, ok := arg.(string); ok {
+			args[i] = cutAt(text, 600) // lists of allowed values are the longest
+		}
+	}
 	if len(d.errs) < maxErrors {
 		d.errs = append(d.errs, &Error{d.file, n.line, n.col, shorten(path), fmt.Sprintf(format, args...)})
 	}
@@ -50,6 +55,9 @@ func (d *decoder) err() error { return errors.Join(d.errs...) }
 
 // decode stores the node in v. A mistake is reported and leaves v as it is.
 func (d *decoder) decode(n *node, v reflect.Value, path string) {
+	if len(d.errs) >= maxErrors {
+		return
+	}
 	d.places[path] = n
 	switch v.Interface().(type) {
 	case LabelSpec:
@@ -233,9 +241,6 @@ func (d *decoder) labelText(n *node, v reflect.Value, path string) {
 	source, key, found := strings.Cut(head, ":")
 	if !found {
 		source, key = "", head
-	}
-	if key == "" {
-		d.fail(n, path, "label %q: empty key; write [source:]key[=value]", n.text)
 	}
 	v.Set(reflect.ValueOf(LabelSpec{Key: key, Value: value, Source: source}))
 }

@@ -34,8 +34,17 @@ var entities = []string{
 	"kube-apiserver", "init", "ingress", "health", "unmanaged", "none",
 }
 
-// worlds are the reserved labels that the entity cluster does not cover.
+// worlds are the reserved labels of what is outside the cluster.
 var worlds = []string{"world", "world-ipv4", "world-ipv6"}
+
+// isOutside tells addresses outside the cluster: the world, and the parts of it
+// that have labels of their own.
+func isOutside(labels label.Set) bool {
+	return slices.ContainsFunc(labels, func(l label.Label) bool {
+		return l.Source == label.SourceCIDR || l.Source == label.SourceFQDN ||
+			l.Source == label.SourceReserved && slices.Contains(worlds, l.Key)
+	})
+}
 
 func (p *peer) matches(labels label.Set) bool {
 	switch p.entity {
@@ -47,7 +56,7 @@ func (p *peer) matches(labels label.Set) bool {
 	case "none":
 		return false
 	case "cluster":
-		return !slices.ContainsFunc(worlds, func(name string) bool { return hasReserved(labels, name) })
+		return !isOutside(labels)
 	}
 	return hasReserved(labels, p.entity)
 }
@@ -60,6 +69,9 @@ func hasReserved(labels label.Set, name string) bool {
 // isWorkload tells workloads, whose labels somebody chose, from everything that
 // has a reserved identity. A health endpoint is a workload of ours.
 func isWorkload(labels label.Set) bool {
+	if isOutside(labels) {
+		return false
+	}
 	for _, l := range labels {
 		if l.Source == label.SourceReserved && l.Key != "health" {
 			return false

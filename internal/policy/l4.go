@@ -92,7 +92,9 @@ func (d *decoder) port(p PortSpec, path string) []portRange {
 		if p.EndPort != 0 {
 			d.failAt(path+".endPort", "a range begins with a number, not with a name")
 		}
-		return nil // by name; see Unsupported
+		// Which number the name has is not known here (see Unsupported). No list
+		// of ports would mean every port, so this is a range without any.
+		return []portRange{{protocol: l4.TCP, from: 1, to: 0}}
 	case err != nil || first < 0 || first > lastPort:
 		d.failAt(path+".port", "%q is no port; use 0 to 65535 or a name", p.Port)
 		return nil

@@ -10,16 +10,18 @@ import (
 	"path"
 	"sort"
 	"strings"
-
-	"go.yaml.in/yaml/v3"
 )
 
 // maxDepth is far deeper than the language nests, and far less than what would
 // tire a recursive reader.
 const maxDepth = 64
 
-// maxBytes is the largest document that is read.
-const maxBytes = 64 << 20
+// Limits of a document: its bytes and its values, which cost far more memory
+// than the bytes that they are written in.
+const (
+	maxBytes  = 16 << 20
+	maxValues = 500_000
+)
 
 // kind is the type of a node.
 type kind string
@@ -82,6 +84,7 @@ type jsonReader struct {
 	name    string
 	decoder *json.Decoder
 	lines   []int // offsets at which lines begin
+	values  int
 }
 
 func readJSON(name string, data []byte) (*node, error) {
@@ -126,7 +129,10 @@ func (r *jsonReader) fail(offset int, path, format string, args ...any) error {
 func (r *jsonReader) value(data []byte, path string, depth int) (*node, error) {
 	offset := r.start(data)
 	if depth > maxDepth {
-		return nil, r.fail(offset, shorten(path), "nested more than %d levels deep", maxDepth)
+		return nil, r.fail(offset, path, "nested more than %d levels deep", maxDepth)
+	}
+	if r.values++; r.values > maxValues {
+		return nil, r.fail(offset, path, "more than %d values; split the document", maxValues)
 	}
 	token, err := r.decoder.Token()
 	if err != nil {
@@ -154,15 +160,15 @@ func (r *jsonReader) value(data []byte, path string, depth int) (*node, error) {
 
 func (r *jsonReader) syntax(err error, path string) error {
 	if err == io.EOF || err == io.ErrUnexpectedEOF {
-		return r.fail(int(r.decoder.InputOffset()), shorten(path), "the document ends too early")
+		return r.fail(int(r.decoder.InputOffset()), path, "the document ends too early")
 	}
-	return r.fail(int(r.decoder.InputOffset()), shorten(path), "not JSON: %v", err)
+	return r.fail(int(r.decoder.InputOffset()), path, "not JSON: %v", err)
 }
 
 func (r *jsonReader) array(data []byte, n *node, path string, depth int) error {
 	n.kind = arrayKind
 	for r.decoder.More() {
-		item, err := r.value(data, fmt.Sprintf("%s[%d]", path, len(n.values)), depth+1)
+		item, err := r.value(data, shorten(fmt.Sprintf("%s[%d]", path, len(n.values))), depth+1)
 		if err != nil {
 			return err
 		}
@@ -184,7 +190,7 @@ func (r *jsonReader) object(data []byte, n *node, path string, depth int) error 
 		}
 		key := &node{kind: stringKind, text: fmt.Sprint(token)}
 		key.line, key.col = r.place(offset)
-		value, err := r.value(data, path+"."+key.text, depth+1)
+		value, err := r.value(data, shorten(path+"."+key.text), depth+1)
 		if err != nil {
 			return err
 		}
@@ -196,68 +202,13 @@ func (r *jsonReader) object(data []byte, n *node, path string, depth int) error 
 	return nil
 }
 
-// shorten keeps the path of a hostile document from filling the screen.
-func shorten(path string) string {
-	const most = 120
-	if len(path) <= most {
-		return path
-	}
-	return path[:most] + "…"
-}
+// shorten keeps the paths of a hostile document from filling the screen, and
+// from being copied at full length for every value.
+func shorten(path string) string { return cutAt(path, 120) }
 
-func readYAML(name string, data []byte) (*node, error) {
-	var document yaml.Node
-	if err := yaml.Unmarshal(data, &document); err != nil {
-		return nil, &Error{File: name, Line: 1, Column: 1, Path: "$", Msg: strings.TrimPrefix(err.Error(), "yaml: ")}
+func cutAt(text string, most int) string {
+	if len(text) <= most {
+		return text
 	}
-	if len(document.Content) != 1 {
-		return nil, &Error{File: name, Line: 1, Column: 1, Path: "$", Msg: "the document is empty"}
-	}
-	return fromYAML(name, document.Content[0], "$", 0)
-}
-
-func fromYAML(name string, y *yaml.Node, path string, depth int) (*node, error) {
-	n := &node{line: y.Line, col: y.Column, text: y.Value}
-	if depth > maxDepth {
-		return nil, &Error{name, y.Line, y.Column, shorten(path), fmt.Sprintf("nested more than %d levels deep", maxDepth)}
-	}
-	var err error
-	switch y.Kind {
-	case yaml.MappingNode:
-		n.kind = objectKind
-		for i := 0; i+1 < len(y.Content) && err == nil; i += 2 {
-			key := y.Content[i]
-			n.keys = append(n.keys, &node{kind: stringKind, line: key.Line, col: key.Column, text: key.Value})
-			err = n.add(name, y.Content[i+1], path+"."+key.Value, depth)
-		}
-	case yaml.SequenceNode:
-		n.kind = arrayKind
-		for i := 0; i < len(y.Content) && err == nil; i++ {
-			err = n.add(name, y.Content[i], fmt.Sprintf("%s[%d]", path, i), depth)
-		}
-	case yaml.ScalarNode:
-		n.kind = scalarKind(y.Tag)
-	default:
-		// An alias stands for what is elsewhere, and a few can stand for a lot.
-		err = &Error{name, y.Line, y.Column, shorten(path), "aliases are not supported; write the value out"}
-	}
-	return n, err
-}
-
-func (n *node) add(name string, y *yaml.Node, path string, depth int) error {
-	value, err := fromYAML(name, y, path, depth+1)
-	n.values = append(n.values, value)
-	return err
-}
-
-func scalarKind(tag string) kind {
-	switch tag {
-	case "!!int", "!!float":
-		return numberKind
-	case "!!bool":
-		return boolKind
-	case "!!null":
-		return nullKind
-	}
-	return stringKind
+	return strings.ToValidUTF8(text[:most], "") + "…"
 }

@@ -45,12 +45,15 @@ func Parse(name string, data []byte) ([]*Rule, error) {
 func (d *decoder) validate(r *Rule, path string) {
 	d.subject(r, path)
 	labels := make([]label.Label, 0, len(r.Labels))
-	for _, l := range r.Labels {
-		source := l.Source
-		if source == "" {
-			source = label.SourceUnspec
+	for i, spec := range r.Labels {
+		l := label.Label{Source: spec.Source, Key: spec.Key, Value: spec.Value}
+		if l.Source == "" {
+			l.Source = label.SourceUnspec
 		}
-		labels = append(labels, label.Label{Source: source, Key: l.Key, Value: l.Value})
+		if err := l.Validate(); err != nil {
+			d.failAt(fmt.Sprintf("%s.labels[%d]", path, i), "label %q: %v", l.String(), err)
+		}
+		labels = append(labels, l)
 	}
 	r.labels = label.NewSet(labels...)
 	d.settings(r, path)

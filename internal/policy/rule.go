@@ -10,6 +10,7 @@ package policy
 
 import (
 	"encoding/json"
+	"strconv"
 
 	"cilium.local/cilium/internal/label"
 )
@@ -191,10 +192,8 @@ type TypeNumber string
 
 // MarshalJSON writes a number where it is one.
 func (n TypeNumber) MarshalJSON() ([]byte, error) {
-	if number := json.Number(n); n != "" {
-		if _, err := number.Int64(); err == nil {
-			return []byte(n), nil
-		}
+	if number, err := strconv.ParseUint(string(n), 10, 8); err == nil {
+		return json.Marshal(number)
 	}
 	return json.Marshal(string(n))
 }

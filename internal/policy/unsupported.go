@@ -23,15 +23,17 @@ func (r *Rule) Unsupported() error {
 	u.add(r.Mode == "audit", "mode: audit")
 	u.add(r.DenyResponse != "", "denyResponse")
 	u.add(r.Log != nil, "log")
-	for section, list := range map[string][]IngressSpec{"ingress": r.Ingress, "ingressDeny": r.IngressDeny} {
-		for i := range list {
-			u.ingress(&list[i], fmt.Sprintf("%s[%d]", section, i))
-		}
+	for i := range r.Ingress {
+		u.ingress(&r.Ingress[i], fmt.Sprintf("ingress[%d]", i))
 	}
-	for section, list := range map[string][]EgressSpec{"egress": r.Egress, "egressDeny": r.EgressDeny} {
-		for i := range list {
-			u.egress(&list[i], fmt.Sprintf("%s[%d]", section, i))
-		}
+	for i := range r.IngressDeny {
+		u.ingress(&r.IngressDeny[i], fmt.Sprintf("ingressDeny[%d]", i))
+	}
+	for i := range r.Egress {
+		u.egress(&r.Egress[i], fmt.Sprintf("egress[%d]", i))
+	}
+	for i := range r.EgressDeny {
+		u.egress(&r.EgressDeny[i], fmt.Sprintf("egressDeny[%d]", i))
 	}
 	return errors.Join(u...)
 }
