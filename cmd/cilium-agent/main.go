@@ -22,8 +22,9 @@ import (
 )
 
 func main() {
+	// A second signal ends the process at once: the first gives the default back.
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
-	defer stop()
+	context.AfterFunc(ctx, stop)
 	if err := command().ExecuteContext(ctx); err != nil && !errors.Is(err, context.Canceled) {
 		fmt.Fprintln(os.Stderr, "cilium-agent:", err)
 		os.Exit(1)

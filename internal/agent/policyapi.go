@@ -83,10 +83,10 @@ func (a *Agent) entryColumns(key compile.Key, v compile.Verdict) []string {
 }
 
 func portText(key compile.Key) string {
-	switch {
-	case key.PortBits == 0:
+	switch key.PortBits {
+	case 0:
 		return "any"
-	case key.PortBits == 16:
+	case 16:
 		return text(key.Port)
 	}
 	return text(key.Port) + "-" + text(key.Port|(1<<(16-key.PortBits)-1))

@@ -118,7 +118,7 @@ func refusal(err error) error {
 
 // collect walks joined errors; errors.As would stop at the first.
 func collect(err error, problems *[]api.PolicyProblem) {
-	if joined, ok := err.(interface{ Unwrap() []error }); ok { //nolint:errorlint // the tree is walked here
+	if joined, ok := err.(interface{ Unwrap() []error }); ok {
 		for _, e := range joined.Unwrap() {
 			collect(e, problems)
 		}

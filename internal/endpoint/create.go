@@ -34,16 +34,20 @@ func perform(ctx context.Context, steps []step) error {
 		if err == nil {
 			continue
 		}
-		undoCtx, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoTimeout)
-		defer cancel()
-		for _, done := range slices.Backward(steps[:i]) {
-			if done.undo != nil {
-				done.undo(undoCtx)
-			}
-		}
+		undo(ctx, steps[:i])
 		return fmt.Errorf("%s: %w", s.name, err)
 	}
 	return nil
+}
+
+func undo(ctx context.Context, done []step) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoTimeout)
+	defer cancel()
+	for _, s := range slices.Backward(done) {
+		if s.undo != nil {
+			s.undo(ctx)
+		}
+	}
 }
 
 // Create makes an endpoint and returns when it is connected: ready, or

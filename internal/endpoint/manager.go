@@ -144,7 +144,7 @@ func matcher(ref string) (func(*Endpoint) bool, error) {
 		if err != nil || id == 0 {
 			return nil, fmt.Errorf("%w: %q is no endpoint number from 1 to 65535", ErrInvalid, value)
 		}
-		return func(e *Endpoint) bool { return e.ID == uint16(id) }, nil
+		return func(e *Endpoint) bool { return uint64(e.ID) == id }, nil
 	case "container-id":
 		return func(e *Endpoint) bool { return sameContainer(e.External.ContainerID, value) }, nil
 	case "container-name":
@@ -160,7 +160,7 @@ func matcher(ref string) (func(*Endpoint) bool, error) {
 		return addressMatcher(kind, value)
 	}
 	return nil, fmt.Errorf("%w: %q: use a number or container-id:, container-name:, docker-endpoint:, "+
-		"pod-name:, ipv4: or ipv6:", ErrInvalid, ref)
+		"pod-name:, ipv4: or ipv6: and a value", ErrInvalid, ref)
 }
 
 func addressMatcher(kind, value string) (func(*Endpoint) bool, error) {

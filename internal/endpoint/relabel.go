@@ -128,7 +128,7 @@ func (m *Manager) settle(ctx context.Context, ent *entry) error {
 	id, err := m.allocate(ctx, want)
 	if err != nil {
 		m.save(m.enter(ent, StateWaitingForIdentity, CodeFailed, "identity: "+err.Error()))
-		return nil
+		return nil //nolint:nilerr // the endpoint waits, and says so
 	}
 	policyID, revision, err := m.with.Policies.Acquire(ctx, identity.Identity{ID: id, Labels: want})
 	if err != nil {

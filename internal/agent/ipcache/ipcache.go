@@ -79,10 +79,10 @@ func (c *Cache) change(source Source, prefix netip.Prefix, id identity.ID) bool 
 	before := row.winner()
 	row[source] = id
 	after := row.winner()
-	switch {
-	case after.Identity == before.Identity:
+	switch after.Identity {
+	case before.Identity:
 		return false
-	case after.Identity == identity.Unknown:
+	case identity.Unknown:
 		delete(c.rows, prefix)
 		c.out.Delete(prefix)
 	default:
