@@ -81,9 +81,8 @@ func (a *Allocator) learn(id identity.ID, key string) {
 		a.unindex(id, before)
 	}
 	a.known[id] = labels
-	ids := append(a.byKey[key], id)
-	slices.Sort(ids)
-	a.byKey[key] = ids
+	a.byKey[key] = append(a.byKey[key], id)
+	slices.Sort(a.byKey[key])
 	a.doubt(id, key)
 	a.mu.Unlock()
 	a.signal(a.changed)

@@ -59,7 +59,7 @@ func (c slogCore) Write(entry zapcore.Entry, fields []zapcore.Field) error {
 	for key, value := range values.Fields {
 		attrs = append(attrs, slog.Any(key, value))
 	}
-	c.log.LogAttrs(context.Background(), level, entry.Message, attrs...)
+	c.log.LogAttrs(context.Background(), level, entry.Message, attrs...) //nolint:sloglint // the message is etcd's
 	return nil
 }
 

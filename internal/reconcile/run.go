@@ -90,11 +90,12 @@ func (l *loop[K, V]) round(now time.Time) time.Duration {
 
 // apply writes one row or its absence, and books success or failure.
 func (l *loop[K, V]) apply(key K, value V, deleted bool, now time.Time) bool {
-	op, err := "update", error(nil)
+	var op string
+	var err error
 	if deleted {
 		op, err = "delete", l.target.Delete(key)
 	} else {
-		err = l.target.Update(key, value)
+		op, err = "update", l.target.Update(key, value)
 	}
 	l.opts.Observe(op, err)
 	l.mu.Lock()
