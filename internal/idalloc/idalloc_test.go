@@ -252,6 +252,9 @@ func TestWatchSignalsIdentitiesOfOtherNodes(t *testing.T) {
 }
 
 func TestIdentityIsCollectedAfterTwoPassesWithoutHolder(t *testing.T) {
+	if testing.Short() {
+		t.Skip("waits for timers of seconds")
+	}
 	s := newServer(t)
 	n1 := s.node("n1", idalloc.WithGCInterval(300*time.Millisecond))
 	n2 := s.node("n2", idalloc.WithGCInterval(300*time.Millisecond))
@@ -280,6 +283,9 @@ func TestIdentityIsCollectedAfterTwoPassesWithoutHolder(t *testing.T) {
 }
 
 func TestStoreAwayKnownLabelsWorkUnknownOnesAreRefused(t *testing.T) {
+	if testing.Short() {
+		t.Skip("waits for timers of seconds")
+	}
 	s := newServer(t)
 	n := s.node("n1")
 	other := s.node("n2")
@@ -318,6 +324,9 @@ func TestStoreAwayKnownLabelsWorkUnknownOnesAreRefused(t *testing.T) {
 }
 
 func TestRestartedNodeAdoptsWhileTheStoreIsAway(t *testing.T) {
+	if testing.Short() {
+		t.Skip("waits for timers of seconds")
+	}
 	s := newServer(t)
 	n := s.node("n1")
 	app := set(t, "container:id=app1")
