@@ -10,7 +10,6 @@ import (
 	"net"
 	"net/netip"
 	"os"
-	"path/filepath"
 	"sync/atomic"
 	"time"
 
@@ -119,7 +118,7 @@ func (a *Agent) openKernel(ctx context.Context) (err error) {
 	if a.kernel, err = probe.Probe(); err != nil {
 		return err
 	}
-	if err := attach.EnsureBPFFS(filepath.Dir(a.cfg.BPFRoot)); err != nil {
+	if err := attach.EnsureBPFFS(a.cfg.BPFRoot); err != nil {
 		return err
 	}
 	if a.mtu = a.cfg.Network.MTU; a.mtu == 0 {
