@@ -21,6 +21,7 @@ import (
 	"cilium.local/cilium/internal/datapath/device"
 	"cilium.local/cilium/internal/datapath/probe"
 	"cilium.local/cilium/internal/datapath/prog"
+	"cilium.local/cilium/internal/docker"
 	"cilium.local/cilium/internal/endpoint"
 	"cilium.local/cilium/internal/idalloc"
 	"cilium.local/cilium/internal/identity"
@@ -54,6 +55,7 @@ type Agent struct {
 	enforcer   *enforce.Enforcer
 	rows       *rows
 	endpoints  *endpoint.Manager
+	docker     *docker.Watcher // nil without Docker
 	hub        *observe.Hub
 	api        *apiserver.Server
 
@@ -76,7 +78,7 @@ func New(ctx context.Context, cfg Config, log *slog.Logger) (_ *Agent, err error
 		}
 	}()
 	steps := []func(context.Context) error{
-		a.takeStateDir, a.openMetrics, a.openKernel, a.openStore, a.openAddresses, a.openPolicy, a.openEndpoints, a.openAPI,
+		a.takeStateDir, a.openMetrics, a.openKernel, a.openStore, a.openAddresses, a.openPolicy, a.openEndpoints, a.openDocker, a.openAPI,
 	}
 	for _, step := range steps {
 		if err := step(ctx); err != nil {

@@ -53,8 +53,8 @@ func (a *Agent) Run(ctx context.Context) error {
 	if a.cfg.Metrics != "" {
 		spawn("metrics", a.serveMetrics)
 	}
-	if a.cfg.Docker != "" {
-		spawn("Docker", a.followDocker)
+	if a.docker != nil {
+		spawn("Docker", a.docker.Run)
 	}
 	a.metrics.Ready()
 	a.ready.Store(true)

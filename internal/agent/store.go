@@ -66,7 +66,3 @@ func (a *Agent) storeStatus() *api.Status {
 	s := a.store.Status()
 	return &api.Status{State: api.Severity(s.State), Msg: s.Msg}
 }
-
-func (a *Agent) dockerStatus() *api.Status { return &api.Status{State: api.SeverityDisabled} }
-
-func (a *Agent) followDocker(ctx context.Context) error { <-ctx.Done(); return nil }
