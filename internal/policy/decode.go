@@ -94,7 +94,11 @@ func (d *decoder) want(n *node, path string, kinds ...kind) bool {
 	for i, k := range kinds {
 		names[i] = string(k)
 	}
-	d.fail(n, path, "expected %s, found %s", strings.Join(names, " or "), n.kind)
+	cure := ""
+	if kinds[0] == stringKind && (n.kind == numberKind || n.kind == boolKind) {
+		cure = fmt.Sprintf("; write %q", n.text)
+	}
+	d.fail(n, path, "expected %s, found %s%s", strings.Join(names, " or "), n.kind, cure)
 	return false
 }
 
@@ -198,7 +202,7 @@ func suggestion(text string, fields map[string]reflect.Value) string {
 		names = append(names, name)
 	}
 	slices.Sort(names)
-	nearest, distance := "", 4
+	nearest, distance := "", min(4, len(text)/2+1)
 	for _, name := range names {
 		if n := editDistance(strings.ToLower(text), strings.ToLower(name)); n < distance {
 			nearest, distance = name, n

@@ -83,7 +83,8 @@ func (d *decoder) port(p PortSpec, path string) []portRange {
 		d.failAt(path+".protocol", "%v", err)
 		return nil
 	}
-	first, err := strconv.Atoi(p.Port)
+	number, err := strconv.ParseUint(p.Port, 10, 16)
+	first := int(number)
 	if p.Port == "" {
 		first, err = 0, nil
 	}
@@ -95,7 +96,7 @@ func (d *decoder) port(p PortSpec, path string) []portRange {
 		// Which number the name has is not known here (see Unsupported). No list
 		// of ports would mean every port, so this is a range without any.
 		return []portRange{{protocol: l4.TCP, from: 1, to: 0}}
-	case err != nil || first < 0 || first > lastPort:
+	case err != nil:
 		d.failAt(path+".port", "%q is no port; use 0 to 65535 or a name", p.Port)
 		return nil
 	case p.EndPort != 0 && (p.EndPort < first || p.EndPort > lastPort || first == 0):

@@ -27,9 +27,9 @@ func (d *decoder) rules(r *L7Spec, path string) {
 }
 
 func (d *decoder) http(h *HTTPSpec, path string) {
-	for field, expression := range map[string]string{"method": h.Method, "path": h.Path, "host": h.Host} {
-		d.expression(expression, path+"."+field)
-	}
+	d.expression(h.Method, path+".method")
+	d.expression(h.Path, path+".path")
+	d.expression(h.Host, path+".host")
 	for i, text := range h.Headers {
 		if name, _, _ := strings.Cut(text, " "); name == "" {
 			d.failAt(fmt.Sprintf("%s.headers[%d]", path, i), "write \"Name\" or \"Name value\"")

@@ -146,7 +146,7 @@ func (d *decoder) selector(s SelectorSpec, path string) label.Selector {
 		if needsValues && len(e.Values) == 0 {
 			d.failAt(at, "operator %s needs values", operator)
 		}
-		if !needsValues && len(e.Values) > 0 {
+		if takesNone := operator == label.Exists || operator == label.DoesNotExist; takesNone && len(e.Values) > 0 {
 			d.failAt(at+".values", "operator %s takes no values", operator)
 		}
 		selector.Requirements = append(selector.Requirements, label.Requirement{

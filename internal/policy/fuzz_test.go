@@ -1,0 +1,42 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package policy_test
+
+import (
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"cilium.local/cilium/internal/policy"
+)
+
+// FuzzParse holds that any document is either refused with an error, or becomes
+// rules that survive being written and read again.
+func FuzzParse(f *testing.F) {
+	f.Add("a.json", []byte(everyField))
+	f.Add("a.yaml", []byte(everyField))
+	f.Add("a.yaml", []byte("- endpointSelector: {}\n  ingress:\n  - icmps: [{fields: [{type: 08}]}]\n"))
+	f.Add("stdin", []byte(`{"endpointSelector": {}, "labels": ["a=b", ":c"], "ingress": [{"toPorts": [{"ports": [{"port": "080"}]}]}]}`))
+	f.Add("stdin", []byte("\ufeff- {}"))
+	f.Fuzz(func(t *testing.T, name string, data []byte) {
+		rules, err := policy.Parse(name, data)
+		if err != nil {
+			return
+		}
+		first, err := policy.MarshalRules(rules)
+		if err != nil {
+			t.Fatal(err)
+		}
+		again, err := policy.Parse("again.json", first)
+		if err != nil {
+			t.Fatalf("%v\n%s", err, first)
+		}
+		second, err := policy.MarshalRules(again)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if diff := cmp.Diff(string(first), string(second)); diff != "" {
+			t.Errorf("written and read, the rules differ:\n%s", diff)
+		}
+	})
+}

@@ -1,0 +1,147 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package policy_test
+
+import (
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"cilium.local/cilium/internal/policy"
+)
+
+var update = flag.Bool("update", false, "write what is said now into the golden files")
+
+// TestDocumentsAreRefusedWithPlacePathAndCure goes through testdata/refused.txt:
+// every document there is wrong, and the exact message follows it.
+func TestDocumentsAreRefusedWithPlacePathAndCure(t *testing.T) {
+	const golden = "testdata/refused.txt"
+	text, err := os.ReadFile(golden)
+	if err != nil {
+		t.Fatal(err)
+	}
+	head, rest, _ := strings.Cut(string(text), "-- ")
+	var written strings.Builder
+	written.WriteString(head)
+	for part := range strings.SplitSeq(rest, "\n-- ") {
+		name, text, _ := strings.Cut(part, " --\n")
+		text, want, found := strings.Cut(text, "\n=>")
+		if !found {
+			t.Fatalf("%s: no line => between document and answer", name)
+		}
+		t.Run(name, func(t *testing.T) {
+			rules, err := policy.Parse(name, []byte(text))
+			var place *policy.Error
+			if !errors.As(err, &place) || rules != nil {
+				t.Fatalf("got %d rules and %v, want an error with a place", len(rules), err)
+			}
+			if *update {
+				fmt.Fprintf(&written, "-- %s --\n%s\n=>\n%v\n", name, text, err)
+			} else if diff := cmp.Diff(strings.TrimSpace(want), err.Error()); diff != "" {
+				t.Errorf("-want +got:\n%s", diff)
+			}
+		})
+	}
+	if *update {
+		if err := os.WriteFile(golden, []byte(written.String()), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+func TestAtMostTwentyMistakesAreReported(t *testing.T) {
+	_, err := policy.Parse("many.json", []byte("["+strings.Repeat(`{"a": 1},`, 500)+"{}]"))
+	if n := strings.Count(err.Error(), "\n") + 1; n != 20 {
+		t.Errorf("%d lines, want 20", n)
+	}
+}
+
+// everyField uses every field of the language.
+const everyField = `[
+{"endpointSelector": {"matchLabels": {"container:id": "app1", "any:x": ""}, "matchExpressions": [
+   {"key": "env", "operator": "In", "values": ["b", "a"]}, {"key": "k8s:old", "operator": "DoesNotExist"}]},
+ "labels": ["k8s:name=web", "plain", {"key": "k", "value": "v", "source": "any"}],
+ "description": "all <of> it", "log": {"value": "seen"}, "tier": "admin", "priority": 0, "verdict": "pass",
+ "mode": "audit", "denyResponse": "rst", "enableDefaultDeny": {"ingress": false, "egress": true},
+ "ingress": [{}, {"fromEndpoints": []}, {"fromEndpoints": [{}], "fromRequires": [{"matchLabels": {"a": "b"}}]},
+   {"fromCIDR": ["10.0.0.0/8", "::1"]}, {"fromCIDRSet": [{"cidr": "10.0.0.0/8", "except": ["10.1.0.0/16"]}]},
+   {"fromEntities": ["world", "none"]}, {"fromNodes": [{}]},
+   {"icmps": [{"fields": [{"type": 8}, {"family": "IPv6", "type": "EchoRequest"}, {"family": "IPv4", "type": "08"}]}]},
+   {"toPorts": [{"ports": [{"port": "80", "endPort": 90, "protocol": "TCP"}, {"port": "web", "protocol": "udp"}, {"port": "0"}, {}],
+      "serverNames": ["a.example"], "rules": {"http": [{"method": "GET", "path": "/a<b>.*", "host": "h", "headers": ["A", "B c"],
+        "headerMatches": [{"name": "X", "value": "1", "mismatch": "LOG"}, {"name": "Y", "valueRegex": "[0-9]+"}]}]}},
+      {"rules": {"grpc": [{"service": "s", "method": "m"}]}}, {"rules": {"kafka": [{"role": "produce", "topic": "t", "clientID": "c"},
+        {"apiKey": "Fetch", "apiVersion": "3"}]}}, {"rules": {"dns": []}}]}],
+ "ingressDeny": [{"fromEntities": ["all"], "toPorts": [{"ports": [{"port": "22"}]}]}],
+ "egress": [{"toEndpoints": [{}], "toRequires": [{}]}, {"toCIDR": []}, {"toCIDRSet": []}, {"toEntities": []},
+   {"toServices": [{"k8sService": {"serviceName": "s", "namespace": "n"}}, {"k8sServiceSelector": {"selector": {}, "namespace": "n"}}]},
+   {"toFQDNs": [{"matchName": "a.example"}, {"matchPattern": "*.example"}]}, {"toNodes": []},
+   {"toPorts": [{"rules": {"dns": [{"matchPattern": "**.a"}, {"matchPattern": "*"}]}}]}],
+ "egressDeny": []},
+{"nodeSelector": {"matchLabels": {"role": "db"}}, "ingress": []}]`
+
+func TestRulesSurviveBeingWrittenAndRead(t *testing.T) {
+	rules, err := policy.Parse("all.json", []byte(everyField))
+	if err != nil {
+		t.Fatal(err)
+	}
+	first, err := policy.MarshalRules(rules)
+	if err != nil {
+		t.Fatal(err)
+	}
+	again, err := policy.Parse("again.json", first)
+	if err != nil {
+		t.Fatalf("%v\n%s", err, first)
+	}
+	second, err := policy.MarshalRules(again)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(string(first), string(second)); diff != "" {
+		t.Error(diff)
+	}
+	for _, kept := range []string{`"fromEndpoints": []`, `"toCIDR": []`, `"ingress": []`, `"dns": []`, `"priority": 0`, `"egressDeny": []`} {
+		if !strings.Contains(string(first), kept) {
+			t.Errorf("lost %s", kept)
+		}
+	}
+}
+
+// TestYAMLMeansTheSameAsJSON reads one rule in both.
+func TestYAMLMeansTheSameAsJSON(t *testing.T) {
+	const inJSON = `[{"endpointSelector": {"matchLabels": {"id": "app1"}}, "labels": ["a=b"],
+		"ingress": [{"fromEndpoints": [{"matchLabels": {"id": "app2"}}], "toPorts": [{"ports": [{"port": "80", "protocol": "TCP"}]}]}]}]`
+	const inYAML = `
+# app2 may reach app1
+- endpointSelector: {matchLabels: {id: app1}}
+  labels: ["a=b"]
+  ingress:
+  - fromEndpoints:
+    - matchLabels:
+        id: app2
+    toPorts:
+    - ports:
+      - port: "80"
+        protocol: TCP
+`
+	var texts []string
+	for _, text := range []string{inJSON, inYAML} {
+		rules, err := policy.Parse("stdin", []byte(text))
+		if err != nil {
+			t.Fatal(err)
+		}
+		out, err := policy.MarshalRules(rules)
+		if err != nil {
+			t.Fatal(err)
+		}
+		texts = append(texts, string(out))
+	}
+	if diff := cmp.Diff(texts[0], texts[1]); diff != "" {
+		t.Error(diff)
+	}
+}

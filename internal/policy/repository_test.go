@@ -1,0 +1,156 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package policy_test
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"cilium.local/cilium/internal/label"
+	"cilium.local/cilium/internal/policy"
+)
+
+// parse reads rules that the test knows to be right.
+func parse(t *testing.T, text string) []*policy.Rule {
+	t.Helper()
+	rules, err := policy.Parse("test.json", []byte(text))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return rules
+}
+
+func named(t *testing.T, names ...string) []*policy.Rule {
+	t.Helper()
+	texts := make([]string, len(names))
+	for i, name := range names {
+		texts[i] = fmt.Sprintf(`{"endpointSelector": {}, "labels": ["user:name=%s", "all"]}`, name)
+	}
+	return parse(t, "["+strings.Join(texts, ",")+"]")
+}
+
+func labels(t *testing.T, texts ...string) label.Set {
+	t.Helper()
+	set, err := label.ParseSet(texts)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return set
+}
+
+func order(r *policy.Repository) []string {
+	var names []string
+	for _, rule := range r.Rules() {
+		name, _ := rule.LabelSet().Get("user", "name")
+		names = append(names, name.Value)
+	}
+	return names
+}
+
+// TestRepositoryTellsEachChangeByItsRevision walks through a repository's life.
+func TestRepositoryTellsEachChangeByItsRevision(t *testing.T) {
+	r := policy.NewRepository()
+	var log []string
+	say := func(what string, revision uint64, rest ...any) {
+		log = append(log, fmt.Sprintf("%s: revision %d %v, rules %v", what, revision, rest, order(r)))
+	}
+	add := func(replace bool, names ...string) {
+		revision, duplicates, err := r.Add(named(t, names...), replace)
+		say(fmt.Sprintf("add %v %v", names, replace), revision, len(duplicates), err)
+	}
+	remove := func(texts ...string) {
+		revision, n := r.Delete(labels(t, texts...))
+		say("delete "+strings.Join(texts, " "), revision, n)
+	}
+	say("new", r.Revision())
+	add(false, "a", "b")
+	add(false, "c")
+	add(false, "b")
+	add(true, "b")
+	remove("user:name=x")
+	remove("name=a")
+	remove("other:name=b")
+	remove("all")
+	revision, n := r.DeleteAll()
+	say("delete all", revision, n)
+	want := []string{
+		"new: revision 1 [], rules []",
+		"add [a b] false: revision 2 [0 <nil>], rules [a b]",
+		"add [c] false: revision 3 [0 <nil>], rules [a b c]",
+		"add [b] false: revision 4 [1 <nil>], rules [a b c b]",
+		"add [b] true: revision 5 [0 <nil>], rules [a c b]",
+		"delete user:name=x: revision 5 [0], rules [a c b]",
+		"delete name=a: revision 6 [1], rules [c b]",
+		"delete other:name=b: revision 6 [0], rules [c b]",
+		"delete all: revision 7 [2], rules []",
+		"delete all: revision 7 [0], rules []",
+	}
+	if diff := cmp.Diff(want, log); diff != "" {
+		t.Error(diff)
+	}
+}
+
+func TestCookiesAreUniqueAndKept(t *testing.T) {
+	r := policy.NewRepository()
+	if _, _, err := r.Add(named(t, "a", "b"), false); err != nil {
+		t.Fatal(err)
+	}
+	clone := r.Clone()
+	if _, _, err := clone.Add(named(t, "c"), false); err != nil {
+		t.Fatal(err)
+	}
+	clone.Delete(labels(t, "name=a"))
+	if _, _, err := clone.Add(named(t, "d"), false); err != nil {
+		t.Fatal(err)
+	}
+	var cookies []uint32
+	for _, rule := range clone.Rules() {
+		cookies = append(cookies, rule.Cookie)
+	}
+	if !slices.IsSorted(cookies) || len(slices.Compact(slices.Clone(cookies))) != 3 || cookies[0] == 0 {
+		t.Errorf("cookies %v", cookies)
+	}
+	if cookies[0] != r.Rules()[1].Cookie {
+		t.Error("rule b has another cookie in the clone")
+	}
+	if len(r.Rules()) != 2 || r.Revision() != 2 {
+		t.Error("the clone changed its original")
+	}
+}
+
+// TestWhatIsNotEnforcedIsNamedByPath has every such part of the language in it.
+func TestWhatIsNotEnforcedIsNamedByPath(t *testing.T) {
+	rules := parse(t, everyField)
+	err := rules[0].Unsupported()
+	if !errors.Is(err, policy.ErrUnsupported) {
+		t.Fatal(err)
+	}
+	want := []string{
+		"tier", "priority", "verdict", "mode: audit", "denyResponse", "log",
+		"ingress[2].fromRequires", "ingress[3].fromCIDR", "ingress[4].fromCIDRSet", "ingress[6].fromNodes",
+		"ingress[8].toPorts[0].rules", "ingress[8].toPorts[0].serverNames", `ingress[8].toPorts[0].ports[1].port: the name "web"`,
+		"ingress[8].toPorts[1].rules", "ingress[8].toPorts[2].rules", "ingress[8].toPorts[3].rules",
+		"egress[0].toRequires", "egress[1].toCIDR", "egress[2].toCIDRSet", "egress[4].toServices", "egress[5].toFQDNs",
+		"egress[6].toNodes", "egress[7].toPorts[0].rules",
+	}
+	for i := range want {
+		want[i] += ": not enforced by this version"
+	}
+	if diff := cmp.Diff(want, strings.Split(err.Error(), "\n")); diff != "" {
+		t.Error(diff)
+	}
+	if err := rules[1].Unsupported(); err == nil || err.Error() != "nodeSelector: not enforced by this version" {
+		t.Error(err)
+	}
+	plain := parse(t, `[{"endpointSelector": {}, "tier": "normal", "mode": "enforce", "description": "d",
+		"enableDefaultDeny": {"ingress": false}, "ingress": [{"fromEntities": ["all"], "toPorts": [{"ports": [{"port": "1", "endPort": 9}]}]}],
+		"egressDeny": [{"icmps": [{"fields": [{"type": 8}]}]}]}]`)
+	if err := plain[0].Unsupported(); err != nil {
+		t.Error(err)
+	}
+}
