@@ -8,8 +8,10 @@ import (
 	"maps"
 	"slices"
 	"sync"
+	"time"
 
 	"github.com/cilium/ebpf"
+	"golang.org/x/sys/unix"
 
 	"cilium.local/cilium/internal/datapath/abi"
 	"cilium.local/cilium/internal/identity"
@@ -30,106 +32,189 @@ func (e *TooLargeError) Error() string {
 		e.PolicyID, e.Entries, e.Max)
 }
 
-// Policies is the table of policy maps. Each policy has two slots, one in each
-// bank; the generation says which bank is in force. A change of any number of
-// policies is prepared in the other bank and takes effect with one write.
+// Policies is the table of policy maps. Each policy has a map in each of two
+// banks; the generation says which bank is in force. A change of any number of
+// policies is prepared in the idle bank and takes effect with one write.
+//
+// Maps are changed in place while their bank is idle: only a new policy needs a
+// new map, which costs a grace period of the kernel, some ten milliseconds.
 type Policies struct {
-	mu         sync.Mutex
 	outer      *ebpf.Map
 	spec       *ebpf.MapSpec
 	generation *Generation
 
-	// stale holds the maps that are in force but missing from the idle bank. They
-	// are copied before the next change, not right after a flip, because packets
-	// that began before the flip may still be reading that bank.
-	stale map[uint32]*ebpf.Map
+	mu    sync.Mutex
+	banks [2]map[uint32]*bankMap
+	// settled is closed once no packet reads the idle bank any more: those that
+	// began before the last flip are through.
+	settled chan struct{}
+	// behind are the policies of which the idle bank has an older version.
+	behind map[uint32]bool
+}
+
+// bankMap is a policy's map in one bank with what is in it. A nil content is
+// unknown: the map is written anew.
+type bankMap struct {
+	m       *ebpf.Map
+	content compile.Entries
 }
 
 // NewPolicies wraps the policies map; spec describes one policy's map.
 func NewPolicies(outer *ebpf.Map, spec *ebpf.MapSpec, g *Generation) *Policies {
-	return &Policies{outer: outer, spec: spec, generation: g, stale: make(map[uint32]*ebpf.Map)}
+	settled := make(chan struct{})
+	close(settled)
+	return &Policies{
+		outer: outer, spec: spec, generation: g, settled: settled, behind: make(map[uint32]bool),
+		banks: [2]map[uint32]*bankMap{make(map[uint32]*bankMap), make(map[uint32]*bankMap)},
+	}
 }
 
 // Set replaces the given policies, all at once: every packet is decided either
 // wholly by the old ones or wholly by the new. On an error the old stay in force.
+// The entries belong to Policies from then on.
 func (p *Policies) Set(changes map[uint32]compile.Entries) error {
 	if len(changes) == 0 {
 		return nil
 	}
+	if err := p.check(changes); err != nil {
+		return err
+	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	built, err := p.build(changes)
+	force, err := p.generation.bank()
 	if err != nil {
 		return err
 	}
-	bank, err := p.generation.bank()
-	if err != nil {
-		closeAll(built)
-		return err
+	idle := 1 - force
+	<-p.settled
+	wanted := make(map[uint32]compile.Entries, len(changes)+len(p.behind))
+	for id := range p.behind {
+		wanted[id] = p.banks[force][id].content
 	}
-	idle := maps.Clone(p.stale)
-	maps.Copy(idle, built)
-	if err := p.install(1-bank, idle); err != nil {
-		closeAll(built)
+	maps.Copy(wanted, changes)
+	if err := p.write(idle, wanted); err != nil {
 		return err
 	}
 	if err := p.generation.flip(); err != nil {
-		closeAll(built)
 		return err
 	}
-	closeAll(p.stale)
-	p.stale = built
+	clear(p.behind)
+	for id := range changes {
+		p.behind[id] = true
+	}
+	p.settle()
 	return nil
 }
 
-func (p *Policies) build(changes map[uint32]compile.Entries) (map[uint32]*ebpf.Map, error) {
-	built := make(map[uint32]*ebpf.Map, len(changes))
-	for id, entries := range changes {
-		m, err := p.buildOne(id, entries)
-		if err != nil {
-			closeAll(built)
-			return nil, err
-		}
-		built[id] = m
-	}
-	return built, nil
+// settle waits aside until every packet that may read the bank that just went out
+// of force is through.
+func (p *Policies) settle() {
+	settled := make(chan struct{})
+	p.settled = settled
+	go func() {
+		defer close(settled)
+		waitForPackets()
+	}()
 }
 
-func (p *Policies) buildOne(id uint32, entries compile.Entries) (*ebpf.Map, error) {
-	if maximum := p.outer.MaxEntries()/2 - 1; id == 0 || id > maximum {
-		return nil, fmt.Errorf("policy %d: ids go from 1 to %d; raise --policies-max", id, maximum)
+// waitForPackets returns after a grace period: BPF programs run inside read-side
+// sections of RCU, and the global membarrier command waits for all of them.
+func waitForPackets() {
+	const global = 1 // MEMBARRIER_CMD_GLOBAL
+	if _, _, errno := unix.Syscall(unix.SYS_MEMBARRIER, global, 0, 0); errno != 0 {
+		// Without the call, by far longer than a packet takes.
+		time.Sleep(100 * time.Millisecond)
 	}
-	if len(entries) > int(p.spec.MaxEntries) {
-		return nil, &TooLargeError{PolicyID: id, Entries: len(entries), Max: int(p.spec.MaxEntries)}
+}
+
+// check refuses what cannot fit before anything is touched.
+func (p *Policies) check(changes map[uint32]compile.Entries) error {
+	for id, entries := range changes {
+		if maximum := p.outer.MaxEntries()/2 - 1; id == 0 || id > maximum {
+			return fmt.Errorf("policy %d: ids go from 1 to %d; raise --policies-max", id, maximum)
+		}
+		if len(entries) > int(p.spec.MaxEntries) {
+			return &TooLargeError{PolicyID: id, Entries: len(entries), Max: int(p.spec.MaxEntries)}
+		}
 	}
-	m, err := ebpf.NewMap(p.spec)
-	if err != nil {
-		return nil, fmt.Errorf("create the map of policy %d: %w", id, err)
+	return nil
+}
+
+// write brings the policies of a bank that is not in force to what is wanted.
+func (p *Policies) write(bank uint32, wanted map[uint32]compile.Entries) error {
+	fresh := make(map[uint32]*bankMap)
+	for id, entries := range wanted {
+		have := p.banks[bank][id]
+		if have == nil {
+			m, err := ebpf.NewMap(p.spec)
+			if err != nil {
+				closeAll(fresh)
+				return fmt.Errorf("create the map of policy %d: %w", id, err)
+			}
+			have = &bankMap{m: m, content: compile.Entries{}}
+			fresh[id] = have
+		}
+		if err := have.become(entries); err != nil {
+			closeAll(fresh)
+			return fmt.Errorf("policy %d: %w", id, err)
+		}
 	}
-	keys := make([]abi.PolicyKey, 0, len(entries))
-	values := make([]abi.PolicyValue, 0, len(entries))
+	if err := p.install(bank, fresh); err != nil {
+		closeAll(fresh)
+		return err
+	}
+	maps.Copy(p.banks[bank], fresh)
+	return nil
+}
+
+// become makes the map hold exactly the entries.
+func (b *bankMap) become(entries compile.Entries) error {
+	have := b.content
+	b.content = nil
+	if have == nil {
+		var err error
+		if have, err = readEntries(b.m); err != nil {
+			return err
+		}
+	}
+	for key := range have {
+		if _, stays := entries[key]; stays {
+			continue
+		}
+		old := policyKey(key)
+		if err := b.m.Delete(&old); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
+			return fmt.Errorf("remove an entry: %w", err)
+		}
+	}
+	var keys []abi.PolicyKey
+	var values []abi.PolicyValue
 	for key, verdict := range entries {
+		if old, same := have[key]; same && old == verdict {
+			continue
+		}
 		keys = append(keys, policyKey(key))
 		values = append(values, policyValue(verdict))
 	}
-	if len(keys) == 0 {
-		return m, nil
+	if len(keys) > 0 {
+		if _, err := b.m.BatchUpdate(keys, values, nil); err != nil {
+			return fmt.Errorf("write %d entries: %w", len(keys), err)
+		}
 	}
-	if _, err := m.BatchUpdate(keys, values, nil); err != nil {
-		m.Close()
-		return nil, fmt.Errorf("fill the map of policy %d with %d entries: %w", id, len(keys), err)
-	}
-	return m, nil
+	b.content = entries
+	return nil
 }
 
-// install writes the maps into one bank, in one batch: the kernel waits for a
-// grace period once a call.
-func (p *Policies) install(bank uint32, built map[uint32]*ebpf.Map) error {
+// install puts new maps into a bank, in one batch: the kernel waits for a grace
+// period once a call.
+func (p *Policies) install(bank uint32, built map[uint32]*bankMap) error {
 	slots := make([]uint32, 0, len(built))
 	fds := make([]uint32, 0, len(built))
 	for _, id := range slices.Sorted(maps.Keys(built)) {
 		slots = append(slots, slot(id, bank))
-		fds = append(fds, uint32(built[id].FD()))
+		fds = append(fds, uint32(built[id].m.FD()))
+	}
+	if len(slots) == 0 {
+		return nil
 	}
 	_, err := p.outer.BatchUpdate(slots, fds, nil)
 	if errors.Is(err, ebpf.ErrNotSupported) {
@@ -152,11 +237,12 @@ func (p *Policies) Delete(ids ...uint32) error {
 	defer p.mu.Unlock()
 	var failed []error
 	for _, id := range ids {
-		if m := p.stale[id]; m != nil {
-			m.Close()
-			delete(p.stale, id)
-		}
+		delete(p.behind, id)
 		for bank := range uint32(2) {
+			if b := p.banks[bank][id]; b != nil {
+				b.m.Close()
+				delete(p.banks[bank], id)
+			}
 			if err := p.outer.Delete(slot(id, bank)); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
 				failed = append(failed, fmt.Errorf("delete policy %d: %w", id, err))
 			}
@@ -198,32 +284,39 @@ func (p *Policies) Get(id uint32) (compile.Entries, error) {
 		return nil, fmt.Errorf("policy %d: %w", id, err)
 	}
 	defer inner.Close()
+	return readEntries(inner)
+}
+
+func readEntries(m *ebpf.Map) (compile.Entries, error) {
 	entries := make(compile.Entries)
 	var key abi.PolicyKey
 	var value abi.PolicyValue
-	iterator := inner.Iterate()
+	iterator := m.Iterate()
 	for iterator.Next(&key, &value) {
 		entries[entryKey(key)] = entryVerdict(value)
 	}
 	if err := iterator.Err(); err != nil {
-		return nil, fmt.Errorf("read policy %d: %w", id, err)
+		return nil, fmt.Errorf("read policy entries: %w", err)
 	}
 	return entries, nil
 }
 
-// Close frees the maps that this process still holds open.
+// Close frees this process's handles; the maps stay in their slots.
 func (p *Policies) Close() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	closeAll(p.stale)
-	p.stale = nil
+	for _, bank := range p.banks {
+		closeAll(bank)
+		clear(bank)
+	}
+	clear(p.behind)
 }
 
 func slot(id, bank uint32) uint32 { return 2*id + bank }
 
-func closeAll(built map[uint32]*ebpf.Map) {
-	for _, m := range built {
-		m.Close()
+func closeAll(built map[uint32]*bankMap) {
+	for _, b := range built {
+		b.m.Close()
 	}
 }
 
