@@ -50,7 +50,7 @@ func (n *node) setUp(ctx context.Context) error {
 		return err
 	}
 	n.bin = bin
-	if err := os.Setenv("PATH", bin+":/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"); err != nil {
+	if err := os.Setenv("PATH", bin+":/usr/bin:/usr/sbin:"+os.Getenv("PATH")+":/usr/local/go/bin"); err != nil {
 		return err
 	}
 	if err := os.Setenv("DOCKER_HOST", "unix://"+dockerSocket); err != nil {
@@ -164,7 +164,7 @@ func (n *node) waitFor(ctx context.Context, what, name string, args ...string) e
 func (n *node) makeImage(ctx context.Context) error {
 	binary := filepath.Join(n.dir, "app")
 	build := exec.CommandContext(ctx, "go", "build", "-trimpath", "-o", binary, "./test/app")
-	build.Env = append(os.Environ(), "CGO_ENABLED=0", "PATH="+os.Getenv("PATH")+":/usr/local/go/bin")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := build.CombinedOutput(); err != nil {
 		return fmt.Errorf("build the workload: %w\n%s", err, out)
 	}
