@@ -149,7 +149,12 @@ func (t Trace) String(verbose bool) string {
 			verdict = "allowed"
 		}
 		fmt.Fprintf(&b, "  => %s: %s", verdict, s.Reason)
-		if s.Rule != "" {
+		switch {
+		case s.Reason == ReasonDefaultDeny && s.Rule != "":
+			fmt.Fprintf(&b, ", and rule [%s] closed this direction", s.Rule)
+		case s.Reason == ReasonDefaultDeny:
+			b.WriteString(", and this direction is closed without one")
+		case s.Rule != "":
 			fmt.Fprintf(&b, " [%s] %s", s.Rule, s.Element)
 		}
 		b.WriteString("\n")

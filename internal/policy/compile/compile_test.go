@@ -16,6 +16,9 @@ import (
 	"cilium.local/cilium/internal/policy/compile"
 )
 
+// gre is a protocol that no rule can name.
+const gre l4.Protocol = 47
+
 // world is every identity that random flows come from and go to.
 func world() []identity.Identity {
 	all := identity.Reserved()
@@ -64,24 +67,27 @@ func element(t *rapid.T, direction string) string {
 		}
 		fields = append(fields, `"toPorts": [{"ports": [`+port+`}]}]`)
 	case "icmp":
-		fields = append(fields, `"icmps": [{"fields": [{"type": 8}]}]`)
+		fields = append(fields, fmt.Sprintf(`"icmps": [{"fields": [{"family": "%s", "type": %d}]}]`,
+			pick(t, "family", "IPv4", "IPv6"), rapid.IntRange(0, 3).Draw(t, "type")))
 	}
 	return "{" + strings.Join(fields, ", ") + "}"
 }
 
 func rule(t *rapid.T) string {
 	fields := []string{`"endpointSelector": ` + selector(t)}
-	for section, direction := range map[string]string{"ingress": "from", "ingressDeny": "from", "egress": "to", "egressDeny": "to"} {
+	// In a fixed order, or a failure could not be drawn again.
+	for _, section := range []string{"ingress", "ingressDeny", "egress", "egressDeny"} {
 		if n := rapid.IntRange(0, 2).Draw(t, section); n > 0 {
 			var elements []string
 			for range n {
-				elements = append(elements, element(t, direction))
+				elements = append(elements, element(t, map[bool]string{true: "to", false: "from"}[section[0] == 'e']))
 			}
 			fields = append(fields, fmt.Sprintf(`"%s": [%s]`, section, strings.Join(elements, ", ")))
 		}
 	}
 	if rapid.Bool().Draw(t, "adds only") {
-		fields = append(fields, `"enableDefaultDeny": {"ingress": false}`)
+		closed := rapid.Bool().Draw(t, "closes egress")
+		fields = append(fields, fmt.Sprintf(`"enableDefaultDeny": {"ingress": false, "egress": %t}`, closed))
 	}
 	return "{" + strings.Join(fields, ", ") + "}"
 }
@@ -119,8 +125,11 @@ func TestCompiledPolicyMeansWhatTheRulesMean(t *testing.T) {
 
 func agree(t *rapid.T, entries compile.Entries, rules []*policy.Rule, opts policy.Options, subject, peer identity.Identity, text string) {
 	port := l4.Port{
-		Protocol: rapid.SampledFrom([]l4.Protocol{l4.TCP, l4.UDP, l4.SCTP, l4.ICMP}).Draw(t, "protocol"),
+		Protocol: rapid.SampledFrom([]l4.Protocol{l4.TCP, l4.UDP, l4.SCTP, l4.ICMP, l4.ICMPv6, gre}).Draw(t, "protocol"),
 		Number:   rapid.Uint16Range(0, 520).Draw(t, "port"),
+	}
+	if !port.Protocol.HasPorts() {
+		port.Number %= 4
 	}
 	local := policy.Party{ID: subject.ID, Labels: subject.Labels, Local: true}
 	other := policy.Party{ID: peer.ID, Labels: peer.Labels}
@@ -131,7 +140,12 @@ func agree(t *rapid.T, entries compile.Entries, rules []*policy.Rule, opts polic
 		}
 		want := policy.Decide(rules, opts, f).Sides[0]
 		got, found := entries.Lookup(peer.ID, d, port)
-		if !found || got.Allow != want.Allowed || (want.Rule != nil && got.Cookie != want.Rule.Cookie) {
+		var cookie uint32
+		if want.Rule != nil {
+			cookie = want.Rule.Cookie
+		}
+		byRule := want.Reason == policy.ReasonAllow || want.Reason == policy.ReasonDeny || want.Reason == policy.ReasonLocalhost
+		if !found || got.Allow != want.Allowed || got.Cookie != cookie || (got.Precedence > 0) != byRule {
 			t.Fatalf("%s of %s, peer %s, port %s: entries say %+v, the definition says %v %s by %v\n%s",
 				d, subject.Labels, peer.Labels, port, got, want.Allowed, want.Reason, want.Rule, text)
 		}
