@@ -3,6 +3,7 @@
 package policy
 
 import (
+	"encoding/json"
 	"fmt"
 	"slices"
 	"sync"
@@ -31,7 +32,8 @@ func (r *Repository) Clone() *Repository {
 
 // Add appends rules. With replace it first removes the rules that have the same
 // labels as a new one. Rules that are there already, equal to the letter, are
-// added all the same and reported. Nothing changes on an error.
+// added all the same and reported. Rules that together would be too large for
+// Parse to read again are refused. Nothing changes on an error.
 func (r *Repository) Add(rules []*Rule, replace bool) (revision uint64, duplicates []string, err error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -43,32 +45,66 @@ func (r *Repository) Add(rules []*Rule, replace bool) (revision uint64, duplicat
 	}
 	known := make(map[string]bool, len(kept))
 	for _, rule := range kept {
-		text, err := MarshalRules([]*Rule{rule})
-		if err != nil {
-			return r.revision, nil, err
-		}
-		known[string(text)] = true
+		known[rule.text] = true
 	}
 	cookie := r.cookie
 	added := make([]*Rule, 0, len(rules))
 	for i, rule := range rules {
-		text, err := MarshalRules([]*Rule{rule})
-		if err != nil {
+		numbered := *rule
+		if err := numbered.write(); err != nil {
 			return r.revision, nil, fmt.Errorf("rule %d: %w", i, err)
 		}
-		if known[string(text)] {
+		if known[numbered.text] {
 			duplicates = append(duplicates, rule.Name())
 		}
-		known[string(text)] = true
+		known[numbered.text] = true
 		cookie++
-		numbered := *rule
 		numbered.Cookie = cookie
 		added = append(added, &numbered)
 	}
-	r.rules = slices.Concat(kept, added)
+	all := slices.Concat(kept, added)
+	if err := checkSize(all); err != nil {
+		return r.revision, nil, err
+	}
+	r.rules = all
 	r.cookie = cookie
 	r.revision++
 	return r.revision, duplicates, nil
+}
+
+// write works out the rule's canonical text and its size.
+func (r *Rule) write() error {
+	text, err := json.Marshal(r)
+	if err != nil {
+		return err
+	}
+	r.text, r.values = string(text), 1
+	quoted := false
+	for i := 0; i < len(text); i++ {
+		switch c := text[i]; {
+		case c == '"':
+			quoted = !quoted
+		case quoted && c == '\\':
+			i++ // the escaped character ends no string
+		case !quoted && (c == ',' || c == '{' || c == '['):
+			r.values++
+		}
+	}
+	return nil
+}
+
+// checkSize keeps what an agent saves within what Parse reads.
+func checkSize(rules []*Rule) error {
+	values, size := 1, 2
+	for _, r := range rules {
+		values += r.values
+		size += len(r.text) + 1
+	}
+	if values > maxValues || size > maxBytes {
+		return fmt.Errorf("%d rules would be too many: they have %d bytes and %d values together, at most %d and %d fit; "+
+			"remove rules, or let one rule list several peers and ports", len(rules), size, values, maxBytes, maxValues)
+	}
+	return nil
 }
 
 // Delete removes the rules that carry all the labels and returns how many there

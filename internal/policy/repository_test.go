@@ -123,6 +123,31 @@ func TestCookiesAreUniqueAndKept(t *testing.T) {
 	}
 }
 
+// TestRulesThatCouldNotBeReadAgainAreRefused fills a repository to the brim.
+func TestRulesThatCouldNotBeReadAgainAreRefused(t *testing.T) {
+	ports := strings.TrimSuffix(strings.Repeat(`{"port": "1", "protocol": "TCP"},`, 40), ",")
+	lists := strings.TrimSuffix(strings.Repeat(`{"ports": [`+ports+`]},`, 100), ",")
+	rules := parse(t, `[{"endpointSelector": {"matchLabels": {"a\\\"b,{": ""}}, "ingress": [{"toPorts": [`+lists+`]}]}]`)
+	r := policy.NewRepository()
+	var err error
+	for err == nil && r.Revision() < 1000 {
+		_, _, err = r.Add(rules, false)
+	}
+	if err == nil || !strings.Contains(err.Error(), "values together, at most 16777216 and 500000 fit") {
+		t.Fatal(err)
+	}
+	if n := len(r.Rules()); uint64(n) != r.Revision()-1 {
+		t.Errorf("%d rules at revision %d: the refused import changed something", n, r.Revision())
+	}
+	text, err := policy.MarshalRules(r.Rules())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if again, err := policy.Parse("saved.json", text); err != nil || len(again) != len(r.Rules()) {
+		t.Errorf("read %d of %d rules again: %v", len(again), len(r.Rules()), err)
+	}
+}
+
 // TestWhatIsNotEnforcedIsNamedByPath has every such part of the language in it.
 func TestWhatIsNotEnforcedIsNamedByPath(t *testing.T) {
 	rules := parse(t, everyField)

@@ -69,6 +69,8 @@ type Rule struct {
 	labels   label.Set
 	selector label.Selector
 	elements [2][]element // by direction
+	text     string       // canonical JSON, from when it is in a Repository
+	values   int          // that the text has at most
 }
 
 // SelectorSpec picks label sets.
