@@ -129,7 +129,8 @@ struct flow {
 	__u8 state;
 	__u8 initiator; /* which address opened the flow: 0 low, 1 high */
 	__be16 policy_port; /* what policy was asked about: port or ICMP type */
-	__u8 pad[4];
+	__u8 direction; /* of the policy that had the last word */
+	__u8 pad[3];
 	struct flow_end end[2]; /* by party: who opened the flow, who answers */
 };
 

@@ -83,6 +83,16 @@ static __always_inline void report_answer(struct passage *way, const struct answ
 	way->decided = 1;
 }
 
+/* Names the end whose policy keeps a tracked flow out. */
+static __always_inline void report_denier(struct passage *way, const struct flow *f)
+{
+	const struct flow_end *denier = &f->end[f->direction == EGRESS ? SOURCE : DESTINATION];
+
+	way->report.direction = f->direction;
+	way->report.endpoint = denier->endpoint;
+	way->report.cookie = denier->cookie;
+}
+
 static __always_inline void target_flow_end(struct passage *way, const struct flow_end *end)
 {
 	way->target.ifindex = end->ifindex;
@@ -238,10 +248,11 @@ __noinline verdict_t admit(struct __sk_buff *skb, const struct packet *p, struct
 
 	way->report.src_identity = f->end[party].identity;
 	way->report.dst_identity = f->end[!party].identity;
-	way->report.endpoint = f->end[DESTINATION].endpoint;
 	verdict = f->generation == way->generation ? f->verdict : renew(skb, p, &key, f, way);
-	if (verdict)
+	if (verdict) {
+		report_denier(way, f);
 		return verdict;
+	}
 	target_flow_end(way, &f->end[!party]);
 	way->report.endpoint = f->end[!party].endpoint;
 	way->trace = flow_account(f, p, party, skb->len, now) + 1;

@@ -84,6 +84,7 @@ static __always_inline void flow_set_answer(struct flow *f, const struct questio
 	flow_set_end(&f->end[SOURCE], a, SOURCE);
 	flow_set_end(&f->end[DESTINATION], a, DESTINATION);
 	f->verdict = a->verdict;
+	f->direction = a->direction;
 	barrier();
 	f->generation = q->generation;
 }

@@ -19,7 +19,7 @@ func (d devices) Create(e endpoint.Endpoint) (int, error) {
 	host, _, err := device.CreatePair(device.PairSpec{
 		Endpoint: e.ID, HostName: e.Device.HostName, PeerName: e.Device.PeerName,
 		HostMAC: e.Device.HostMAC, PeerMAC: e.Device.MAC, MTU: e.Device.MTU,
-		IPv6: e.IPv6.IsValid(), Replace: true,
+		PeerNetns: e.Device.NetNS, IPv6: e.IPv6.IsValid(), Replace: true,
 	})
 	return host, err
 }

@@ -152,10 +152,10 @@ func (l *live) serve(path string, addr netip.AddrPort) {
 }
 
 // ask sends size bytes over TCP and wants them back.
-func ask(path string, addr netip.AddrPort, size int) error {
+func ask(path string, addr netip.AddrPort, size int, wait time.Duration) error {
 	var c net.Conn
 	err := device.InNamespace(path, func() (err error) {
-		c, err = net.DialTimeout("tcp", addr.String(), time.Second)
+		c, err = net.DialTimeout("tcp", addr.String(), wait)
 		return err
 	})
 	if err != nil {
@@ -178,21 +178,24 @@ func TestTrafficOverBothKindsOfHooks(t *testing.T) {
 }
 
 func traffic(t *testing.T, l *live) {
-	const size = 3 << 20 // enough for segmentation offload
+	const (
+		size     = 3 << 20 // enough for segmentation offload
+		patience = 5 * time.Second
+	)
 	for _, ip := range []map[string]netip.Addr{l.ipv4, l.ipv6} {
 		server := netip.AddrPortFrom(ip["app1"], 80)
 		l.serve(l.workload["app1"], server)
-		if err := ask(l.workload["app2"], server, size); err != nil {
+		if err := ask(l.workload["app2"], server, size, patience); err != nil {
 			t.Errorf("workload to workload %s: %v", server, err)
 		}
-		if err := ask(l.home, server, size); err != nil {
+		if err := ask(l.home, server, size, patience); err != nil {
 			t.Errorf("host to workload %s: %v", server, err)
 		}
 	}
 	for _, gateway := range []netip.Addr{gateway4, gateway6} {
 		server := netip.AddrPortFrom(gateway, 8080)
 		l.serve(l.home, server)
-		if err := ask(l.workload["app1"], server, size); err != nil {
+		if err := ask(l.workload["app1"], server, size, patience); err != nil {
 			t.Errorf("workload to host %s: %v", server, err)
 		}
 	}
@@ -202,10 +205,10 @@ func traffic(t *testing.T, l *live) {
 
 	l.policy(1, only(identity.Host, l4.Port{Protocol: l4.TCP, Number: 80}))
 	server := netip.AddrPortFrom(l.ipv6["app1"], 80)
-	if err := ask(l.workload["app2"], server, 1); err == nil {
+	if err := ask(l.workload["app2"], server, 1, time.Second); err == nil {
 		t.Error("a denied workload was answered")
 	}
-	if err := ask(l.home, server, 1); err != nil {
+	if err := ask(l.home, server, 1, patience); err != nil {
 		t.Errorf("the allowed host: %v", err)
 	}
 	l.policy(1, compile.Entries{})

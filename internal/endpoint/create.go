@@ -50,6 +50,32 @@ func undo(ctx context.Context, done []step) {
 	}
 }
 
+// together is two lists of steps as one step: both run at the same time, because
+// most of what they do is wait for the kernel or the store. When one list fails,
+// the other is undone too.
+func together(a, b []step) step {
+	return step{
+		name: "policy and device",
+		do: func(ctx context.Context) error {
+			other := make(chan error, 1)
+			go func() { other <- perform(ctx, b) }()
+			errA := perform(ctx, a)
+			errB := <-other
+			if errA != nil && errB == nil {
+				undo(ctx, b)
+			}
+			if errB != nil && errA == nil {
+				undo(ctx, a)
+			}
+			return errors.Join(errA, errB)
+		},
+		undo: func(ctx context.Context) {
+			undo(ctx, b)
+			undo(ctx, a)
+		},
+	}
+}
+
 // Create makes an endpoint and returns when it is connected: ready, or
 // waiting-for-identity and closed when the labels are unknown or the store
 // cannot give an identity now. It fails with ErrConflict when the number, a
@@ -155,27 +181,35 @@ func (m *Manager) creation(ent *entry, spec Spec) []step {
 			do:   func(context.Context) error { e := now(); return m.files.save(&e) },
 			undo: func(context.Context) { _ = m.files.remove(ent.ep.ID) },
 		},
-		{
-			name: "choose identity",
-			do:   func(ctx context.Context) error { return m.identify(ctx, ent) },
-			undo: func(ctx context.Context) { _ = m.with.Identities.Release(ctx, now().IdentityLabels) },
-		},
-		{
-			name: "put policy into the kernel",
-			do:   func(ctx context.Context) error { return m.acquire(ctx, ent) },
-			undo: func(context.Context) { m.with.Policies.Release(now().Identity) },
-		},
-		{
-			name: "make device",
-			do:   func(context.Context) error { return m.makeDevice(ent) },
-			undo: func(context.Context) { m.undoDevice(now()) },
-		},
+		// The programs drop everything from a device that no published endpoint has,
+		// so the device may be made while the policy is on its way.
+		together(
+			[]step{
+				{
+					name: "choose identity",
+					do:   func(ctx context.Context) error { return m.identify(ctx, ent) },
+					undo: func(ctx context.Context) { _ = m.with.Identities.Release(ctx, now().IdentityLabels) },
+				},
+				{
+					name: "put policy into the kernel",
+					do:   func(ctx context.Context) error { return m.acquire(ctx, ent) },
+					undo: func(context.Context) { m.with.Policies.Release(now().Identity) },
+				},
+			},
+			[]step{
+				{
+					name: "make device",
+					do:   func(context.Context) error { return m.makeDevice(ent) },
+					undo: func(context.Context) { m.undoDevice(now()) },
+				},
+				{name: "attach programs", do: func(context.Context) error { return m.with.Datapath.Attach(now()) }},
+			},
+		),
 		{
 			name: "publish",
 			do:   func(ctx context.Context) error { return m.with.Datapath.Publish(ctx, now()) },
 			undo: func(ctx context.Context) { _ = m.with.Datapath.Withdraw(ctx, now()) },
 		},
-		{name: "attach programs", do: func(context.Context) error { return m.with.Datapath.Attach(now()) }},
 		{name: "configure network", do: func(context.Context) error { return m.with.Devices.Configure(now()) }},
 	}
 }

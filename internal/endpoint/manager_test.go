@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -31,18 +32,27 @@ func mustCreate(t *testing.T, m *endpoint.Manager, spec endpoint.Spec) endpoint.
 	return e
 }
 
-func TestPolicyIsInTheKernelBeforeTheDeviceExists(t *testing.T) {
+// TestPolicyAndProgramsAreInTheKernelBeforeTheEndpointIsKnown checks the order of
+// what depends on each other; the device is made while the policy is on its way.
+func TestPolicyAndProgramsAreInTheKernelBeforeTheEndpointIsKnown(t *testing.T) {
 	w := newWorld()
 	e := mustCreate(t, w.manager(t, t.TempDir()), app1(t))
-	want := `claim endpoint 1
-allocate container:id=app1
-policy container:id=app1
-device lxc1
-publish identity 1001 policy 6001
-attach lxc1
-configure /run/netns/a`
-	if diff := cmp.Diff(want, w.takeCalls()); diff != "" {
-		t.Errorf("steps (-want +is):\n%s", diff)
+	calls := strings.Split(w.takeCalls(), "\n")
+	for _, order := range [][]string{
+		{"claim endpoint 1", "allocate container:id=app1", "policy container:id=app1", "publish identity 1001 policy 6001", "configure /run/netns/a"},
+		{"claim endpoint 1", "device lxc1", "attach lxc1", "publish identity 1001 policy 6001"},
+	} {
+		last := -1
+		for _, step := range order {
+			at := slices.Index(calls, step)
+			if at <= last {
+				t.Errorf("step %q is at %d, after one at %d, in %q", step, at, last, calls)
+			}
+			last = at
+		}
+	}
+	if len(calls) != 7 {
+		t.Errorf("%d steps: %q", len(calls), calls)
 	}
 	if e.State != endpoint.StateReady || e.Device.IfIndex == 0 || e.PolicyRevision != 1 {
 		t.Errorf("endpoint %+v", e)

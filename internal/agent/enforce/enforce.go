@@ -69,7 +69,6 @@ type Enforcer struct {
 	mu       sync.Mutex
 	slots    map[identity.ID]*slot
 	byNumber map[uint32]identity.ID
-	last     uint32
 	revision uint64
 	options  compile.Options
 }
@@ -193,18 +192,15 @@ func (f *Enforcer) slot(id identity.Identity, wanted uint32) (*slot, error) {
 	return s, nil
 }
 
+// number returns the wanted number if it is free, and else the lowest that is:
+// the kernel keeps the emptied map of a number for its next policy.
 func (f *Enforcer) number(wanted uint32) (uint32, error) {
 	if _, taken := f.byNumber[wanted]; wanted != 0 && wanted < maxPolicyID && !taken {
-		f.last = max(f.last, wanted)
 		return wanted, nil
 	}
-	for range maxPolicyID {
-		f.last++
-		if f.last >= maxPolicyID {
-			f.last = 1
-		}
-		if _, taken := f.byNumber[f.last]; !taken {
-			return f.last, nil
+	for number := uint32(1); number < maxPolicyID; number++ {
+		if _, taken := f.byNumber[number]; !taken {
+			return number, nil
 		}
 	}
 	return 0, errors.New("all policy numbers are in use")

@@ -101,7 +101,8 @@ type Flow struct {
 	State      uint8
 	Initiator  uint8
 	PolicyPort uint16
-	Pad        [4]uint8
+	Direction  uint8
+	Pad        [3]uint8
 	End        [2]FlowEnd
 }
 

@@ -17,9 +17,11 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"runtime"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
+	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
 )
 
@@ -82,19 +84,23 @@ func (a *Attacher) pin(ifname string, d Direction) string {
 // no programs it leaves none behind; a device that had some keeps one for each
 // direction.
 func (a *Attacher) Attach(ifindex int, ifname string, ingress, egress *ebpf.Program) error {
-	programs := map[Direction]*ebpf.Program{Ingress: ingress, Egress: egress}
-	var added []Direction
+	results, err := a.attachBoth(ifindex, ifname, map[Direction]*ebpf.Program{Ingress: ingress, Egress: egress})
+	if err != nil {
+		return err
+	}
+	var failed []error
 	for _, d := range directions {
-		fresh, err := a.attachOne(ifindex, ifname, d, programs[d])
-		if err != nil {
-			for _, d := range added {
-				err = errors.Join(err, a.detachOne(a.form, ifindex, ifname, d))
+		if err := results[d].err; err != nil {
+			failed = append(failed, fmt.Errorf("attach the %s program to device %s (index %d) as %s: %w", d, ifname, ifindex, a.form, err))
+		}
+	}
+	if len(failed) > 0 {
+		for _, d := range directions {
+			if results[d].fresh {
+				failed = append(failed, a.detachOne(a.form, ifindex, ifname, d))
 			}
-			return fmt.Errorf("attach the %s program to device %s (index %d) as %s: %w", d, ifname, ifindex, a.form, err)
 		}
-		if fresh {
-			added = append(added, d)
-		}
+		return errors.Join(failed...)
 	}
 	// The device has our programs now, so the other form is superfluous.
 	for _, d := range directions {
@@ -106,6 +112,66 @@ func (a *Attacher) Attach(ifindex int, ifname string, ingress, egress *ebpf.Prog
 		return removeQdisc(ifindex, ifname)
 	}
 	return nil
+}
+
+// result is the outcome of one direction; fresh says that it had no program of
+// ours before.
+type result struct {
+	fresh bool
+	err   error
+}
+
+// attachBoth attaches both directions. As links they are made at the same time,
+// each on a thread in the caller's namespace: the kernel waits for a grace period
+// in each call, some ten milliseconds, and two waits pass as one.
+func (a *Attacher) attachBoth(ifindex int, ifname string, programs map[Direction]*ebpf.Program) (map[Direction]result, error) {
+	results := make(map[Direction]result, len(programs))
+	if a.form == Clsact {
+		for d, program := range programs {
+			fresh, err := a.attachOne(ifindex, ifname, d, program)
+			results[d] = result{fresh, err}
+		}
+		return results, nil
+	}
+	here, err := netns.Get()
+	if err != nil {
+		return nil, fmt.Errorf("open the current network namespace: %w", err)
+	}
+	defer func() { _ = here.Close() }()
+	var ingress result
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		ingress.err = elsewhere(here, func() (err error) {
+			ingress.fresh, err = a.attachOne(ifindex, ifname, Ingress, programs[Ingress])
+			return err
+		})
+	}()
+	fresh, err := a.attachOne(ifindex, ifname, Egress, programs[Egress])
+	<-done
+	results[Egress] = result{fresh, err}
+	results[Ingress] = ingress
+	return results, nil
+}
+
+// elsewhere runs f on a thread in the namespace, which goes back after it. One
+// that cannot stays locked, so that the runtime ends it.
+func elsewhere(namespace netns.NsHandle, f func() error) error {
+	runtime.LockOSThread()
+	origin, err := netns.Get()
+	if err == nil {
+		defer func() { _ = origin.Close() }()
+		err = netns.Set(namespace)
+	}
+	if err != nil {
+		runtime.UnlockOSThread()
+		return fmt.Errorf("enter the caller's network namespace: %w", err)
+	}
+	err = f()
+	if netns.Set(origin) == nil {
+		runtime.UnlockOSThread()
+	}
+	return err
 }
 
 func (f Form) other() Form {

@@ -231,7 +231,9 @@ func (p *Policies) install(bank uint32, built map[uint32]*bankMap) error {
 	return nil
 }
 
-// Delete removes policies; endpoints that still name them are closed.
+// Delete removes policies; endpoints that still name them are closed. Their maps
+// are emptied and stay, a few hundred bytes each, for the next policy of the same
+// number: taking a map out of its slot costs a grace period.
 func (p *Policies) Delete(ids ...uint32) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -239,12 +241,14 @@ func (p *Policies) Delete(ids ...uint32) error {
 	for _, id := range ids {
 		delete(p.behind, id)
 		for bank := range uint32(2) {
-			if b := p.banks[bank][id]; b != nil {
-				b.m.Close()
-				delete(p.banks[bank], id)
-			}
-			if err := p.outer.Delete(slot(id, bank)); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
-				failed = append(failed, fmt.Errorf("delete policy %d: %w", id, err))
+			b := p.banks[bank][id]
+			if b == nil {
+				// Of an earlier agent, or never there.
+				if err := p.outer.Delete(slot(id, bank)); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
+					failed = append(failed, fmt.Errorf("delete policy %d: %w", id, err))
+				}
+			} else if err := b.become(compile.Entries{}); err != nil {
+				failed = append(failed, fmt.Errorf("empty policy %d: %w", id, err))
 			}
 		}
 	}
@@ -261,7 +265,7 @@ func (p *Policies) IDs() ([]uint32, error) {
 	var key, value uint32
 	iterator := p.outer.Iterate()
 	for iterator.Next(&key, &value) {
-		if key&1 == bank && value != 0 {
+		if key&1 == bank && value != 0 && !p.emptied(bank, key/2) {
 			ids = append(ids, key/2)
 		}
 	}
@@ -270,6 +274,14 @@ func (p *Policies) IDs() ([]uint32, error) {
 	}
 	slices.Sort(ids)
 	return ids, nil
+}
+
+// emptied reports whether a policy's map is only kept for the next one.
+func (p *Policies) emptied(bank, id uint32) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	b := p.banks[bank][id]
+	return b != nil && b.content != nil && len(b.content) == 0
 }
 
 // Get returns the entries of a policy that is in force. A policy that is not
