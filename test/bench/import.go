@@ -153,10 +153,12 @@ func answered(conn net.Conn) error {
 	return err
 }
 
-// drain reads what is still on its way, until nothing has come for a while.
+// drain reads what is still on its way, until nothing has come for a while. That
+// also sets the next import apart from the one before: one that follows at once
+// waits up to a grace period of the kernel, some ten milliseconds, for it.
 func drain(conn net.Conn) {
 	for {
-		if conn.SetReadDeadline(time.Now().Add(5*time.Millisecond)) != nil {
+		if conn.SetReadDeadline(time.Now().Add(30*time.Millisecond)) != nil {
 			return
 		}
 		if _, err := conn.Read(make([]byte, 64)); err != nil {
