@@ -5,6 +5,7 @@ package policy
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"path"
@@ -101,7 +102,7 @@ func readJSON(name string, data []byte) (*node, error) {
 	if err != nil {
 		return nil, err
 	}
-	if _, err := r.decoder.Token(); err != io.EOF {
+	if _, err := r.decoder.Token(); !errors.Is(err, io.EOF) {
 		return nil, r.fail(int(r.decoder.InputOffset()), "$", "something follows the document")
 	}
 	return root, nil
@@ -159,7 +160,7 @@ func (r *jsonReader) value(data []byte, path string, depth int) (*node, error) {
 }
 
 func (r *jsonReader) syntax(err error, path string) error {
-	if err == io.EOF || err == io.ErrUnexpectedEOF {
+	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
 		return r.fail(int(r.decoder.InputOffset()), path, "the document ends too early")
 	}
 	return r.fail(int(r.decoder.InputOffset()), path, "not JSON: %v", err)

@@ -54,20 +54,20 @@ func element(t *rapid.T, direction string) string {
 	case "endpoints":
 		fields = append(fields, fmt.Sprintf(`"%sEndpoints": [%s]`, direction, selector(t)))
 	case "entities":
-		fields = append(fields, fmt.Sprintf(`"%sEntities": ["%s"]`, direction, pick(t, "entity", "all", "world", "host", "cluster", "none")))
+		fields = append(fields, fmt.Sprintf(`"%sEntities": [%q]`, direction, pick(t, "entity", "all", "world", "host", "cluster", "none")))
 	case "nobody":
 		fields = append(fields, fmt.Sprintf(`"%sEndpoints": []`, direction))
 	}
 	switch pick(t, "l4", "any", "ports", "icmp") {
 	case "ports":
 		from := rapid.IntRange(0, 200).Draw(t, "from")
-		port := fmt.Sprintf(`{"port": "%d", "protocol": "%s"`, from, pick(t, "protocol", "TCP", "UDP", "ANY"))
+		port := fmt.Sprintf(`{"port": "%d", "protocol": %q`, from, pick(t, "protocol", "TCP", "UDP", "ANY"))
 		if from > 0 && rapid.Bool().Draw(t, "range") {
 			port += fmt.Sprintf(`, "endPort": %d`, from+rapid.IntRange(0, 300).Draw(t, "length"))
 		}
 		fields = append(fields, `"toPorts": [{"ports": [`+port+`}]}]`)
 	case "icmp":
-		fields = append(fields, fmt.Sprintf(`"icmps": [{"fields": [{"family": "%s", "type": %d}]}]`,
+		fields = append(fields, fmt.Sprintf(`"icmps": [{"fields": [{"family": %q, "type": %d}]}]`,
 			pick(t, "family", "IPv4", "IPv6"), rapid.IntRange(0, 3).Draw(t, "type")))
 	}
 	return "{" + strings.Join(fields, ", ") + "}"
@@ -82,7 +82,7 @@ func rule(t *rapid.T) string {
 			for range n {
 				elements = append(elements, element(t, map[bool]string{true: "to", false: "from"}[section[0] == 'e']))
 			}
-			fields = append(fields, fmt.Sprintf(`"%s": [%s]`, section, strings.Join(elements, ", ")))
+			fields = append(fields, fmt.Sprintf(`%q: [%s]`, section, strings.Join(elements, ", ")))
 		}
 	}
 	if rapid.Bool().Draw(t, "adds only") {
