@@ -10,7 +10,6 @@ import (
 	"net"
 	"net/netip"
 	"os"
-	"path/filepath"
 	"runtime"
 	"testing"
 	"time"
@@ -46,7 +45,7 @@ func namespace(t *testing.T, role string) string {
 			t.Errorf("delete network namespace %s: %v", name, err)
 		}
 	})
-	return filepath.Join("/run/netns", name)
+	return "/run/netns/" + name
 }
 
 // live is a node with devices: two workloads, app1 and app2, behind real veths.
