@@ -59,6 +59,10 @@ func openRules(path string) (*ruleBook, error) {
 	if err == nil {
 		rules, err = policy.Parse(path, doc.Rules)
 	}
+	// Another version may have enforced more than this one does.
+	for _, r := range rules {
+		err = errors.Join(err, r.Unsupported())
+	}
 	if err == nil && len(rules) > 0 {
 		_, _, err = b.repo.Add(rules, false)
 	}

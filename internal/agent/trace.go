@@ -56,7 +56,14 @@ func tracePorts(ports []api.Port) ([]l4.Port, error) {
 		if err != nil {
 			return nil, fmt.Errorf("%w: %w", apiserver.ErrInvalid, err)
 		}
-		all = append(all, l4.Port{Protocol: protocol, Number: p.Port})
+		protocols := []l4.Protocol{protocol}
+		if protocol == l4.Any && p.Port != 0 {
+			// A packet has one protocol: a port alone asks for each that has ports.
+			protocols = []l4.Protocol{l4.TCP, l4.UDP, l4.SCTP}
+		}
+		for _, protocol := range protocols {
+			all = append(all, l4.Port{Protocol: protocol, Number: p.Port})
+		}
 	}
 	return all, nil
 }
