@@ -80,7 +80,7 @@ func (q *Queue) Add(d Deletion) error {
 
 // Replay does every kept deletion and returns how many it did. It stops at the
 // first that fails; that one and the rest stay. Without any it costs one look at
-// the folder. While another process replays, it does nothing.
+// the folder. It waits while another process or goroutine replays.
 func (q *Queue) Replay(ctx context.Context, do func(context.Context, Deletion) error) (int, error) {
 	names, err := q.names()
 	if err != nil || len(names) == 0 {
@@ -91,11 +91,7 @@ func (q *Queue) Replay(ctx context.Context, do func(context.Context, Deletion) e
 		return 0, fmt.Errorf("replay kept deletions: %w", err)
 	}
 	defer lock.Close()
-	err = syscall.Flock(int(lock.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
-	if errors.Is(err, syscall.EWOULDBLOCK) {
-		return 0, nil
-	}
-	if err != nil {
+	if err := syscall.Flock(int(lock.Fd()), syscall.LOCK_EX); err != nil {
 		return 0, fmt.Errorf("replay kept deletions: lock: %w", err)
 	}
 	for i, name := range names {

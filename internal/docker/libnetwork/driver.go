@@ -70,15 +70,20 @@ func (d *Driver) Run(ctx context.Context) {
 			return
 		case <-tick.C:
 		}
-		n, err := d.queue.Replay(ctx, func(ctx context.Context, del pending.Deletion) error {
-			return pending.Do(ctx, d.agent, del)
-		})
-		if err != nil && !errors.Is(err, client.ErrUnreachable) && ctx.Err() == nil {
-			d.log.Warn("deletions that Docker asked for wait", "error", err)
-		}
-		if n > 0 {
-			d.log.Info("did what Docker asked to delete while the agent was away", "deletions", n)
-		}
+		d.replay(ctx)
+	}
+}
+
+// replay does kept deletions, if the agent is here.
+func (d *Driver) replay(ctx context.Context) {
+	n, err := d.queue.Replay(ctx, func(ctx context.Context, del pending.Deletion) error {
+		return pending.Do(ctx, d.agent, del)
+	})
+	if err != nil && !errors.Is(err, client.ErrUnreachable) && ctx.Err() == nil {
+		d.log.Warn("deletions that Docker asked for wait", "error", err)
+	}
+	if n > 0 {
+		d.log.Info("did what Docker asked to delete while the agent was away", "deletions", n)
 	}
 }
 

@@ -33,6 +33,11 @@ type poolReply struct {
 	Data         map[string]string
 }
 
+// wholeRange is what Docker is told as the subnet of an IPv4 network without
+// one. It asks again, for ever, while the answer overlaps with one of the host's
+// routes, as the node's range does; this overlaps with none.
+const wholeRange = "0.0.0.0/32"
+
 // requestPool answers with the node's range, or a part of it.
 func (d *Driver) requestPool(ctx context.Context, req poolRequest) (any, error) {
 	if req.AddressSpace != localSpace && req.AddressSpace != globalSpace {
@@ -46,6 +51,10 @@ func (d *Driver) requestPool(ctx context.Context, req poolRequest) (any, error) 
 		return nil, err
 	}
 	p, subnet := pool{v6: req.V6}, f.nodes
+	gateway := map[string]string{keyGateway: host(f.gateway)}
+	if req.Pool == "" && req.SubPool == "" && !req.V6 {
+		return poolReply{PoolID: p.String(), Pool: wholeRange, Data: gateway}, nil
+	}
 	if req.Pool != "" {
 		if subnet, err = within(req.Pool, "--subnet", f.nodes, "this node's range"); err != nil {
 			return nil, err
@@ -59,7 +68,7 @@ func (d *Driver) requestPool(ctx context.Context, req poolRequest) (any, error) 
 	if subnet != f.nodes || p.chose.IsValid() {
 		p.subnet = subnet
 	}
-	reply := poolReply{PoolID: p.String(), Pool: subnet.String(), Data: map[string]string{keyGateway: host(f.gateway)}}
+	reply := poolReply{PoolID: p.String(), Pool: subnet.String(), Data: gateway}
 	if req.Pool != "" {
 		reply.Pool = req.Pool // as its user wrote it
 	}
@@ -88,6 +97,7 @@ func (d *Driver) requestAddress(ctx context.Context, req addressRequest) (any, e
 	if req.Options[keyAddressType] == keyGateway {
 		return d.requestGateway(ctx, p, req.Address)
 	}
+	d.replay(ctx) // the address may be one that waits to be given back
 	if req.Address != "" {
 		return d.requestOne(ctx, p, req.Address)
 	}
@@ -131,10 +141,30 @@ func (d *Driver) requestOne(ctx context.Context, p pool, wanted string) (any, er
 	if p.subnet.IsValid() && !p.subnet.Contains(addr) {
 		return nil, fmt.Errorf("address %s is outside the network's subnet %s: choose one inside it", addr, p.subnet)
 	}
-	if err := d.agent.IPAMAllocateIP(ctx, addr.String(), owner); err != nil {
+	err = d.agent.IPAMAllocateIP(ctx, addr.String(), owner)
+	if client.IsCode(err, http.StatusConflict) {
+		return nil, fmt.Errorf("address %s is taken: it belongs to %s; choose another", addr, d.holder(ctx, addr))
+	}
+	if err != nil {
 		return nil, err
 	}
 	return addressReply{Address: host(addr)}, nil
+}
+
+// holder names who has an address, as far as that is known.
+func (d *Driver) holder(ctx context.Context, addr netip.Addr) string {
+	kind := "ipv4:"
+	if addr.Is6() {
+		kind = "ipv6:"
+	}
+	ep, err := d.agent.EndpointGet(ctx, kind+addr.String())
+	switch {
+	case err != nil || ep.Status == nil:
+		return "a container that is about to start, or to Docker's own use"
+	case ep.Status.ExternalIdentifiers != nil && ep.Status.ExternalIdentifiers.ContainerName != "":
+		return fmt.Sprintf("container %s (endpoint %d)", ep.Status.ExternalIdentifiers.ContainerName, ep.ID)
+	}
+	return fmt.Sprintf("endpoint %d", ep.ID)
 }
 
 // attempts bounds how many candidates may get lost to others meanwhile.

@@ -8,8 +8,10 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"net/http"
 	"net/netip"
+	"slices"
 	"strings"
 
 	"cilium.local/cilium/api"
@@ -55,6 +57,9 @@ func (d *Driver) createNetwork(ctx context.Context, req networkRequest) (any, er
 		if data.AddressSpace != localSpace && data.AddressSpace != globalSpace {
 			return nil, errors.New("addresses of the network come from another driver: add --ipam-driver cilium")
 		}
+		if data.Pool == wholeRange {
+			continue
+		}
 		pool, err := netip.ParsePrefix(data.Pool)
 		if err != nil {
 			return nil, fmt.Errorf("subnet of the network: %w", err)
@@ -95,6 +100,7 @@ func (d *Driver) createEndpoint(ctx context.Context, req endpointRequest) (any, 
 	if ipv4 == "" && ipv6 == "" {
 		return nil, errors.New("the endpoint has no address: make the network with --ipam-driver cilium")
 	}
+	d.replay(ctx)
 	change := &api.EndpointChangeRequest{
 		DockerEndpointID: req.EndpointID, DockerNetworkID: req.NetworkID,
 		Mac: req.Interface.MacAddress, Addressing: &api.AddressPair{IPv4: ipv4, IPv6: ipv6},
@@ -172,11 +178,8 @@ func (d *Driver) deleteEndpoint(ctx context.Context, req endpointRequest) (any, 
 // interfacePrefix is what Docker puts a number after, inside the container.
 const interfacePrefix = "eth"
 
-// Kinds of static routes.
-const (
-	routeNextHop   = 0
-	routeConnected = 1
-)
+// routeConnected is the kind of a static route without next hop.
+const routeConnected = 1
 
 type staticRoute struct {
 	Destination string
@@ -192,8 +195,13 @@ type joinReply struct {
 	DisableGatewayService bool
 }
 
-// join tells which interface Docker moves into the container, and the routes
-// that it sets there.
+// join tells which interface Docker moves into the container, and how it reaches
+// the gateway there.
+//
+// The default route is Docker's to set, by way of Gateway, and not a static
+// route: it has one for one of a container's networks, chooses another when that
+// network goes, and fails on a static one that is there already or that covers
+// an address of another network.
 func (d *Driver) join(ctx context.Context, req endpointRequest) (any, error) {
 	ep, err := d.agent.EndpointGet(ctx, reference(req.EndpointID))
 	if err != nil {
@@ -206,44 +214,51 @@ func (d *Driver) join(ctx context.Context, req endpointRequest) (any, error) {
 	// The gateway service would connect the container to a bridge as well.
 	reply := joinReply{DisableGatewayService: true}
 	reply.InterfaceName.SrcName, reply.InterfaceName.DstPrefix = n.PeerInterfaceName, interfacePrefix
-	first, err := d.book.join(req.SandboxKey, req.EndpointID)
-	if err != nil {
-		return nil, err
-	}
 	if n.Gateway == nil {
 		return reply, nil
 	}
-	reply.GatewayIPv6 = n.Gateway.IPv6
-	if first {
-		reply.StaticRoutes, err = routes(n.Gateway)
-	}
+	err = d.addRoutes(&reply, n.Gateway, req)
 	return reply, err
 }
 
-// halves are the default route of each family in two pieces. Docker sets a
-// default route for one of a container's other networks, and fails when there is
-// one; and what a policy decides must not depend on which network that is.
-var halves = map[bool][]string{
-	false: {"0.0.0.0/1", "128.0.0.0/1"},
-	true:  {"::/1", "8000::/1"},
-}
+// widest is the highest number of an endpoint that gets a route. Wider ones
+// would cover addresses of other containers.
+const widest = 1
 
-func routes(gateway *api.AddressPair) ([]staticRoute, error) {
-	var all []staticRoute
-	for _, text := range []string{gateway.IPv4, gateway.IPv6} {
-		if text == "" {
-			continue
-		}
-		addr, err := netip.ParseAddr(text)
-		if err != nil {
-			return nil, fmt.Errorf("gateway from the agent: %w", err)
-		}
-		all = append(all, staticRoute{Destination: host(addr), RouteType: routeConnected})
-		for _, half := range halves[addr.Is6()] {
-			all = append(all, staticRoute{Destination: half, RouteType: routeNextHop, NextHop: text})
+// addRoutes adds the routes by which an endpoint reaches the gateway. A
+// container's second endpoint has the same gateway, and the same route twice is
+// an error, so that one gets a route that is one bit wider, which counts when
+// the first endpoint goes. It must not be narrower, or Docker would not find the
+// default route that it wants to replace. A third one has none, and is no
+// candidate for the default route.
+func (d *Driver) addRoutes(reply *joinReply, gateway *api.AddressPair, req endpointRequest) error {
+	families := map[string]string{}
+	for name, text := range map[string]string{"ipv4": gateway.IPv4, "ipv6": gateway.IPv6} {
+		if text != "" {
+			families[name] = text
 		}
 	}
-	return all, nil
+	numbers, err := d.book.join(req.SandboxKey, req.EndpointID, slices.Sorted(maps.Keys(families))...)
+	if err != nil {
+		return err
+	}
+	for _, name := range slices.Sorted(maps.Keys(families)) {
+		addr, err := netip.ParseAddr(families[name])
+		if err != nil {
+			return fmt.Errorf("gateway from the agent: %w", err)
+		}
+		if numbers[name] > widest {
+			continue
+		}
+		to := netip.PrefixFrom(addr, addr.BitLen()-numbers[name]).Masked()
+		reply.StaticRoutes = append(reply.StaticRoutes, staticRoute{Destination: to.String(), RouteType: routeConnected})
+		if addr.Is4() {
+			reply.Gateway = addr.String()
+		} else {
+			reply.GatewayIPv6 = addr.String()
+		}
+	}
+	return nil
 }
 
 // leave has nothing to undo but the note of who shares a container: Docker

@@ -90,7 +90,10 @@ func (d *Daemon) Start(ctx context.Context) error {
 	}
 	defer log.Close()
 	at := func(name string) string { return filepath.Join(d.Dir, name) }
-	_ = os.Remove(at("docker.pid")) // names a process of an ended namespace
+	// These name processes of an ended namespace.
+	for _, stale := range []string{"docker.pid", "exec/containerd/containerd.pid"} {
+		_ = os.Remove(at(stale))
+	}
 	d.cmd = exec.Command("nsenter", "--net="+d.netns, "--",
 		"unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc",
 		"sh", "-c", prepare, "sh", d.PluginDir,
