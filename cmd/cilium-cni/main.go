@@ -13,6 +13,6 @@ import (
 )
 
 func main() {
-	skel.PluginMainFuncs(cni.Functions(), cniversion.PluginSupports("0.4.0", "1.0.0", "1.1.0"),
+	skel.PluginMainFuncs(cni.Functions(), cniversion.PluginSupports("0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0"),
 		"cilium-cni "+version.Text()+": connects containers through the node's cilium-agent")
 }

@@ -3,13 +3,18 @@
 package cni
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net/netip"
 	"strings"
 
 	"github.com/containernetworking/cni/pkg/skel"
 	"github.com/containernetworking/cni/pkg/types"
+
+	"cilium.local/cilium/api"
+	"cilium.local/cilium/api/client/pending"
 )
 
 // conf is the network configuration that a runtime passes on standard input.
@@ -17,15 +22,20 @@ type conf struct {
 	types.PluginConf
 	AgentSocket string `json:"agent-socket"` // the default socket when empty
 	QueueDir    string `json:"queue-dir"`    // where deletions wait for the agent
+	LogFile     string `json:"log-file"`     // one line per operation; none when empty
 	Args        struct {
 		CNI struct {
 			Labels []struct {
 				Key   string `json:"key"`
 				Value string `json:"value"`
 			} `json:"labels"`
+			IPs        []string        `json:"ips"` // wanted addresses, one of a family
 			NamedPorts json.RawMessage `json:"namedPorts"`
 		} `json:"cni"`
 	} `json:"args"`
+	RuntimeConfig struct {
+		PortMappings json.RawMessage `json:"portMappings"`
+	} `json:"runtimeConfig"`
 }
 
 // runtimeArgs are the CNI_ARGS that name a pod.
@@ -34,8 +44,8 @@ type runtimeArgs struct {
 	K8S_POD_NAME, K8S_POD_NAMESPACE types.UnmarshallableString //nolint:revive // names of the convention
 }
 
-const defaultQueueDir = "/var/run/cilium/deletions"
-
+// parseConf reads what every operation needs. What only ADD refuses is not
+// looked at here: a container must always be removable.
 func parseConf(stdin []byte) (*conf, error) {
 	c := &conf{}
 	if err := json.Unmarshal(stdin, c); err != nil {
@@ -44,27 +54,63 @@ func parseConf(stdin []byte) (*conf, error) {
 	if c.Name == "" {
 		return nil, types.NewError(types.ErrInvalidNetworkConfig, "network configuration has no name", "set \"name\"")
 	}
-	if len(c.Args.CNI.NamedPorts) > 0 {
-		return nil, types.NewError(types.ErrInvalidNetworkConfig,
-			"args.cni.namedPorts is not enforced by this version", "remove it and write port numbers into the policy")
-	}
 	if c.QueueDir == "" {
-		c.QueueDir = defaultQueueDir
+		c.QueueDir = pending.DefaultDir
 	}
 	return c, nil
 }
 
-func parseArgs(text string) (runtimeArgs, error) {
-	var args runtimeArgs
-	// Runtimes pass what other plugins need too; nothing of that is an error.
-	if text != "" && !strings.Contains(text, "IgnoreUnknown") {
-		text += ";IgnoreUnknown=1"
+// supported refuses by name what ADD would otherwise silently not do.
+func (c *conf) supported() error {
+	refuse := func(what, cure string) error { return types.NewError(types.ErrInvalidNetworkConfig, what, cure) }
+	if present(c.Args.CNI.NamedPorts) {
+		return refuse("args.cni.namedPorts is not enforced by this version", "remove it and write port numbers into the policy")
 	}
-	if err := types.LoadArgs(text, &args); err != nil {
-		return args, types.NewError(types.ErrInvalidEnvironmentVariables, "CNI_ARGS is not valid", err.Error())
+	if present(c.RuntimeConfig.PortMappings) {
+		return refuse("runtimeConfig.portMappings is not available", "remove the capability portMappings from the configuration")
 	}
-	return args, nil
+	return nil
 }
+
+// present tells whether a member has content.
+func present(raw json.RawMessage) bool {
+	for _, nothing := range []string{"", "null", "[]", "{}"} {
+		if bytes.Equal(bytes.TrimSpace(raw), []byte(nothing)) {
+			return false
+		}
+	}
+	return true
+}
+
+// labelsArg is the key in CNI_ARGS under which labels may come, as KEY=VALUE
+// separated by commas.
+const labelsArg = "LABELS="
+
+// parseArgs reads CNI_ARGS. Runtimes pass what other plugins need too; nothing
+// of that is an error.
+func parseArgs(text string) (args runtimeArgs, labels []string, err error) {
+	rest := []string{"IgnoreUnknown=1"}
+	for _, pair := range strings.Split(text, ";") {
+		if list, ok := strings.CutPrefix(pair, labelsArg); ok {
+			for _, l := range strings.Split(list, ",") {
+				if l == "" || strings.HasPrefix(l, "=") {
+					return args, nil, types.NewError(types.ErrInvalidEnvironmentVariables,
+						fmt.Sprintf("CNI_ARGS %s%s: a label has no key", labelsArg, list), "write KEY=VALUE,KEY=VALUE")
+				}
+				labels = append(labels, source+l)
+			}
+		} else if pair != "" && !strings.HasPrefix(pair, "IgnoreUnknown=") {
+			rest = append(rest, pair)
+		}
+	}
+	if err := types.LoadArgs(strings.Join(rest, ";"), &args); err != nil {
+		return args, nil, types.NewError(types.ErrInvalidEnvironmentVariables, "CNI_ARGS is not valid", err.Error())
+	}
+	return args, labels, nil
+}
+
+// source is where the labels of a runtime come from.
+const source = "container:"
 
 // labels returns the workload's labels in their text form. There may be none,
 // but they are known.
@@ -75,9 +121,31 @@ func (c *conf) labels() ([]string, error) {
 			return nil, types.NewError(types.ErrInvalidNetworkConfig,
 				fmt.Sprintf("args.cni.labels[%d] has no key", i), "give every label a key")
 		}
-		labels = append(labels, "container:"+l.Key+"="+l.Value)
+		labels = append(labels, source+l.Key+"="+l.Value)
 	}
 	return labels, nil
+}
+
+// addressing returns the addresses that the runtime wants, or nil for any.
+func (c *conf) addressing() (*api.AddressPair, error) {
+	var pair api.AddressPair
+	for _, text := range c.Args.CNI.IPs {
+		bare, _, _ := strings.Cut(text, "/")
+		addr, err := netip.ParseAddr(bare)
+		field := &pair.IPv6
+		if err == nil && addr.Is4() {
+			field = &pair.IPv4
+		}
+		if err != nil || *field != "" {
+			return nil, types.NewError(types.ErrInvalidNetworkConfig,
+				fmt.Sprintf("args.cni.ips: %q is no address, or the second one of its family", text), "give one address of each family at most")
+		}
+		*field = addr.String()
+	}
+	if pair == (api.AddressPair{}) {
+		return nil, nil
+	}
+	return &pair, nil
 }
 
 // attachment names one interface of one container in one network.
@@ -89,20 +157,12 @@ func (c *conf) attachment(args *skel.CmdArgs) attachment {
 	return attachment{c.Name, args.ContainerID, args.IfName}
 }
 
-// containerID is what the agent knows the endpoint by. The first interface has
-// the container's own id, so that people find it by that.
-func (a attachment) endpoint() string {
-	if a.ifname == "eth0" || a.ifname == "" {
-		return a.containerID
-	}
-	return a.containerID + "." + a.ifname
-}
+// name is the endpoint's container name: unlike the container's id it is one
+// interface's own, and it tells the network for garbage collection.
+func (a attachment) name() string { return namePrefix(a.network) + a.containerID + "/" + a.ifname }
 
 // reference is the endpoint as the API takes it.
-func (a attachment) reference() string { return "container-id:" + a.endpoint() }
-
-// name marks the endpoint as one of a network, for garbage collection.
-func (a attachment) name() string { return namePrefix(a.network) + a.endpoint() }
+func (a attachment) reference() string { return "container-name:" + a.name() }
 
 func namePrefix(network string) string { return "cni/" + network + "/" }
 

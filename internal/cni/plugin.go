@@ -7,10 +7,11 @@ package cni
 import (
 	"context"
 	"errors"
-	"fmt"
+	"log/slog"
 	"net"
 	"net/http"
 	"net/netip"
+	"os"
 	"strings"
 	"time"
 
@@ -20,6 +21,7 @@ import (
 
 	"cilium.local/cilium/api"
 	"cilium.local/cilium/api/client"
+	"cilium.local/cilium/api/client/pending"
 )
 
 // codeUnavailable is the specification's code of STATUS for a plugin that cannot
@@ -31,20 +33,51 @@ const callTimeout = 30 * time.Second
 
 // Functions returns the plugin's operations for skel.
 func Functions() skel.CNIFuncs {
-	return skel.CNIFuncs{Add: add, Del: del, Check: check, GC: collect, Status: status}
+	return skel.CNIFuncs{
+		Add: logged("ADD", add), Del: logged("DEL", del), Check: logged("CHECK", check),
+		GC: logged("GC", collect), Status: logged("STATUS", status),
+	}
+}
+
+// logged writes one line per operation to the log file, if there is one.
+func logged(operation string, f func(*skel.CmdArgs) error) func(*skel.CmdArgs) error {
+	return func(args *skel.CmdArgs) error {
+		start := time.Now()
+		err := f(args)
+		c, badConf := parseConf(args.StdinData)
+		if badConf != nil || c.LogFile == "" {
+			return err
+		}
+		file, openErr := os.OpenFile(c.LogFile, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+		if openErr != nil {
+			return err // the operation counts, not its record
+		}
+		defer file.Close()
+		level := slog.LevelInfo
+		attrs := []slog.Attr{
+			slog.String("container", args.ContainerID), slog.String("interface", args.IfName),
+			slog.String("netns", args.Netns), slog.Duration("took", time.Since(start)),
+		}
+		if err != nil {
+			level, attrs = slog.LevelError, append(attrs, slog.String("error", err.Error()))
+		}
+		slog.New(slog.NewTextHandler(file, nil)).LogAttrs(context.Background(), level, operation, attrs...)
+		return err
+	}
 }
 
 // open reads the configuration and connects to the agent. Deletions that waited
-// for it are done first: one of them may hold what this operation needs.
+// for it are done first, because one of them may hold what this operation needs;
+// when one fails, the operation will tell if it matters.
 func open(ctx context.Context, args *skel.CmdArgs) (*conf, *client.Client, error) {
 	c, err := parseConf(args.StdinData)
 	if err != nil {
 		return nil, nil, err
 	}
 	agent := client.New(c.AgentSocket)
-	if err := replay(ctx, agent, c.QueueDir); err != nil && !errors.Is(err, client.ErrUnreachable) {
-		return nil, nil, fmt.Errorf("do deletions that were queued: %w", err)
-	}
+	_, _ = pending.New(c.QueueDir).Replay(ctx, func(ctx context.Context, d pending.Deletion) error {
+		return pending.Do(ctx, agent, d)
+	})
 	return c, agent, nil
 }
 
@@ -63,23 +96,11 @@ func add(args *skel.CmdArgs) error {
 	if err != nil {
 		return err
 	}
-	if args.Netns == "" {
-		return types.NewError(types.ErrInvalidEnvironmentVariables, errNoNetns.Error(), "")
-	}
-	pod, err := parseArgs(args.Args)
+	request, err := c.request(args)
 	if err != nil {
 		return err
 	}
-	labels, err := c.labels()
-	if err != nil {
-		return err
-	}
-	at := c.attachment(args)
-	ep, err := agent.EndpointPut(ctx, &api.EndpointChangeRequest{
-		ContainerID: at.endpoint(), ContainerName: at.name(), Labels: labels,
-		K8sPodName: string(pod.K8S_POD_NAME), K8sNamespace: string(pod.K8S_POD_NAMESPACE),
-		NetNS: args.Netns, InterfaceName: args.IfName, State: "waiting-for-identity",
-	})
+	ep, err := agent.EndpointPut(ctx, request)
 	if err != nil {
 		return explain("connect container "+args.ContainerID, err)
 	}
@@ -88,6 +109,33 @@ func add(args *skel.CmdArgs) error {
 		return err
 	}
 	return types.PrintResult(result, c.CNIVersion)
+}
+
+// request is what ADD asks the agent for.
+func (c *conf) request(args *skel.CmdArgs) (*api.EndpointChangeRequest, error) {
+	if args.Netns == "" {
+		return nil, types.NewError(types.ErrInvalidEnvironmentVariables, errNoNetns.Error(), "")
+	}
+	if err := c.supported(); err != nil {
+		return nil, err
+	}
+	pod, more, err := parseArgs(args.Args)
+	if err != nil {
+		return nil, err
+	}
+	labels, err := c.labels()
+	if err != nil {
+		return nil, err
+	}
+	addressing, err := c.addressing()
+	if err != nil {
+		return nil, err
+	}
+	return &api.EndpointChangeRequest{
+		ContainerID: args.ContainerID, ContainerName: c.attachment(args).name(), Labels: append(labels, more...),
+		K8sPodName: string(pod.K8S_POD_NAME), K8sNamespace: string(pod.K8S_POD_NAMESPACE),
+		NetNS: args.Netns, InterfaceName: args.IfName, Addressing: addressing,
+	}, nil
 }
 
 // resultOf tells the runtime what the container has now.
@@ -146,15 +194,11 @@ func del(args *skel.CmdArgs) error {
 	if err != nil {
 		return err
 	}
-	at := c.attachment(args)
-	err = agent.EndpointDelete(ctx, at.reference())
-	switch {
-	case err == nil || client.IsCode(err, http.StatusNotFound):
-		return nil
-	case errors.Is(err, client.ErrUnreachable):
-		return enqueue(c.QueueDir, at.reference())
+	_, err = pending.New(c.QueueDir).DoOrKeep(ctx, agent, pending.Deletion{Endpoint: c.attachment(args).reference()})
+	if err != nil {
+		return explain("disconnect container "+args.ContainerID, err)
 	}
-	return explain("disconnect container "+args.ContainerID, err)
+	return nil
 }
 
 func check(args *skel.CmdArgs) error {
@@ -179,30 +223,14 @@ func check(args *skel.CmdArgs) error {
 	if !health.Connected {
 		return types.NewError(types.ErrInternal, "the device of container "+args.ContainerID+" is gone", "")
 	}
-	return sameAddresses(c, ep)
-}
-
-// sameAddresses compares the endpoint with what ADD returned.
-func sameAddresses(c *conf, ep *api.Endpoint) error {
-	if c.RawPrevResult == nil {
-		return nil
-	}
 	prev, err := previous(c)
 	if err != nil {
 		return err
 	}
-	has := map[string]bool{}
-	if ep.Status != nil && ep.Status.Networking != nil {
-		for _, pair := range ep.Status.Networking.Addressing {
-			has[pair.IPv4], has[pair.IPv6] = true, true
-		}
+	if err := sameAddresses(prev, ep); err != nil {
+		return err
 	}
-	for _, ip := range prev.IPs {
-		if !has[ip.Address.IP.String()] {
-			return types.NewError(types.ErrInternal, fmt.Sprintf("the endpoint no longer has address %s", ip.Address.IP), "")
-		}
-	}
-	return nil
+	return inNamespace(args.Netns, args.IfName, prev)
 }
 
 func status(args *skel.CmdArgs) error {
@@ -248,7 +276,7 @@ func collect(args *skel.CmdArgs) error {
 		if !strings.HasPrefix(ids.ContainerName, namePrefix(c.Name)) || valid[ids.ContainerName] {
 			continue
 		}
-		if err := agent.EndpointDelete(ctx, "container-id:"+ids.ContainerID); err != nil && !client.IsCode(err, http.StatusNotFound) {
+		if err := pending.Do(ctx, agent, pending.Deletion{Endpoint: "container-name:" + ids.ContainerName}); err != nil {
 			failed = append(failed, err)
 		}
 	}
