@@ -1,0 +1,158 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package node_test
+
+import (
+	"bytes"
+	"context"
+	"io"
+	"net"
+	"net/http"
+	"net/netip"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"cilium.local/cilium/test/lab"
+)
+
+func TestTrafficWithTheOutsideUnderPolicy(t *testing.T) {
+	n := lab.NewNode(t, "node1", lab.Options{Outside: true, Forward: true})
+	a := &apps{Node: n, t: t}
+	a.startAgent()
+	a.app1 = a.workload("app1")
+	inside := []netip.Addr{a.app1.IPv4, a.app1.IPv6}
+	outside := []netip.Addr{n.Outside.IPv4, n.Outside.IPv6}
+	serve(t, a.app1.Namespace, inside...)
+	serve(t, n.Outside, outside...)
+
+	a.load(`[{"endpointSelector": {"matchLabels": {"id": "app1"}},
+		"ingress": [{"fromEntities": ["world"], "toPorts": [{"ports": [{"port": "80", "protocol": "TCP"}]}]}],
+		"egress": [{"toEntities": ["world"], "toPorts": [{"ports": [{"port": "80", "protocol": "UDP"}]}]}]}]`)
+	for i := range inside {
+		for _, p := range probes {
+			reaches(t, p, "the outside", n.Outside, inside[i], p.name == "TCP")
+			reaches(t, p, "app1", a.app1.Namespace, outside[i], p.name == "UDP")
+		}
+		reaches(t, probes[0], "the host is not the world", n.Namespace, inside[i], false)
+	}
+}
+
+func TestUnusedAddressesOfTheRangeDoNotLeak(t *testing.T) {
+	n := lab.NewNode(t, "node1", lab.Options{Outside: true, Forward: true})
+	a := &apps{Node: n, t: t}
+	a.startAgent()
+	a.app1 = a.workload("app1")
+	ctx := within(t, 5*time.Second)
+	err := a.app1.RoundTripTCP(ctx, netip.MustParseAddrPort("10.15.200.200:80"), []byte("x"))
+	if err == nil || !strings.Contains(err.Error(), "no route to host") {
+		t.Errorf("an address that nobody has: %v, want the node to say that there is no route", err)
+	}
+}
+
+func TestMonitorTraceAndMetricsTellOfADrop(t *testing.T) {
+	a := start(t, "--prometheus-serve-addr=127.0.0.1:9962")
+	serve(t, a.app1.Namespace, a.app1.IPv4)
+	a.add(allow(fromApp2, l4Of["TCP"]))
+	reaches(t, probes[0], "allowed", a.app2.Namespace, a.app1.IPv4, true)
+	lines := a.monitor("--type", "drop", "-v")
+	reaches(t, probes[0], "denied", a.app3.Namespace, a.app1.IPv4, false)
+	text := lines.waitFor(t, "decided at")
+	for _, want := range []string{"xx drop (Policy denied)", "container:id=app3", "container:id=app1", "tcp SYN", "event ", "bpf/lib/policy.h:", "name=rule"} {
+		if !strings.Contains(text, want) {
+			t.Errorf("the monitor does not show %q:\n%s", want, text)
+		}
+	}
+
+	metrics := a.scrape("http://127.0.0.1:9962/metrics")
+	for _, want := range []string{
+		`cilium_drop_count_total{direction="INGRESS",reason="Policy denied"}`, `cilium_forward_count_total{direction="EGRESS"}`,
+		`cilium_endpoint_state{endpoint_state="ready"} 3`, "cilium_policy_max_revision 2", "cilium_identity_count",
+		"cilium_kvstore_operations_duration_seconds_count", "cilium_policy_implementation_delay", "cilium_agent_api_process_time_seconds",
+	} {
+		if !strings.Contains(metrics, want) {
+			t.Errorf("metrics lack %s", want)
+		}
+	}
+}
+
+// watch is a running monitor with what it has printed.
+type watch struct {
+	mu   sync.Mutex
+	text bytes.Buffer
+}
+
+// Write takes what the monitor prints.
+func (w *watch) Write(data []byte) (int, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.text.Write(data)
+}
+
+// waitFor returns all lines once they have the text.
+func (w *watch) waitFor(t *testing.T, want string) string {
+	t.Helper()
+	for deadline := time.Now().Add(5 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+		w.mu.Lock()
+		text := w.text.String()
+		w.mu.Unlock()
+		if strings.Contains(text, want) {
+			return text
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("the monitor does not show %q:\n%s", want, text)
+		}
+	}
+}
+
+// monitor starts a monitor and waits until it listens.
+func (a *apps) monitor(args ...string) *watch {
+	a.t.Helper()
+	dir, err := lab.Build()
+	if err != nil {
+		a.t.Fatal(err)
+	}
+	cmd := a.Command(a.t.Context(), filepath.Join(dir, "cilium"), append([]string{"--socket-path=" + a.Socket, "monitor"}, args...)...)
+	w := &watch{}
+	cmd.Stdout, cmd.Stderr = w, w
+	if err := cmd.Start(); err != nil {
+		a.t.Fatal(err)
+	}
+	a.t.Cleanup(func() { stop(cmd) })
+	w.waitFor(a.t, "Listening")
+	return w
+}
+
+func stop(cmd *exec.Cmd) {
+	_ = cmd.Process.Kill()
+	_ = cmd.Wait()
+}
+
+// scrape reads the metrics from within the node.
+func (a *apps) scrape(url string) string {
+	a.t.Helper()
+	ctx, cancel := context.WithTimeout(a.t.Context(), 5*time.Second)
+	defer cancel()
+	client := &http.Client{Transport: &http.Transport{
+		DialContext: func(ctx context.Context, _, addr string) (net.Conn, error) {
+			return a.DialTCP(ctx, netip.MustParseAddrPort(addr))
+		},
+	}}
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+	if err != nil {
+		a.t.Fatal(err)
+	}
+	response, err := client.Do(request)
+	if err != nil {
+		a.t.Fatal(err)
+	}
+	defer response.Body.Close()
+	body, err := io.ReadAll(response.Body)
+	if err != nil {
+		a.t.Fatal(err)
+	}
+	return string(body)
+}
