@@ -49,7 +49,7 @@ func (d *Driver) createNetwork(ctx context.Context, req networkRequest) (any, er
 	if bytes.Equal(req.Options[keyInternal], []byte("true")) {
 		return nil, errors.New("--internal: who may reach whom is decided by policy here; leave it out")
 	}
-	all := append(req.IPv4Data, req.IPv6Data...)
+	all := slices.Concat(req.IPv4Data, req.IPv6Data)
 	if len(all) > 2 || len(req.IPv4Data) > 1 {
 		return nil, errors.New("a network has at most one subnet of each family: leave the others out")
 	}

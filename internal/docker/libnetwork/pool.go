@@ -123,7 +123,7 @@ func parsePool(name string) (pool, error) {
 func within(text, option string, outer netip.Prefix, whose string) (netip.Prefix, error) {
 	inner, err := netip.ParsePrefix(text)
 	if err != nil {
-		return inner, fmt.Errorf("%s %s: %w", option, text, err)
+		return inner, fmt.Errorf("%s %s: %w: use ADDRESS/BITS inside %s %s", option, text, err, whose, outer)
 	}
 	inner = inner.Masked()
 	if inner.Addr().Is6() != outer.Addr().Is6() || inner.Bits() < outer.Bits() || !outer.Contains(inner.Addr()) {
