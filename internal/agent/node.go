@@ -83,10 +83,10 @@ func forwardingStatus() *api.Status {
 		return &api.Status{State: api.SeverityWarning, Msg: err.Error()}
 	}
 	if missing := state.Missing(); len(missing) > 0 {
-		return &api.Status{State: api.SeverityWarning, Msg: "workloads and the outside reach each other only after: sysctl -w " +
-			strings.Join(missing, " ")}
+		return &api.Status{State: api.SeverityWarning, Msg: "outside addresses answer only where the node's range is routed, " +
+			"and after: sysctl -w " + strings.Join(missing, " ")}
 	}
-	return &api.Status{State: api.SeverityOk, Msg: "outside addresses answer where the node's range is routed"}
+	return &api.Status{State: api.SeverityOk, Msg: "outside addresses answer only where the node's range is routed"}
 }
 
 func (a *Agent) ipamStatus() *api.IPAMStatus {
