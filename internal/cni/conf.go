@@ -41,7 +41,7 @@ type conf struct {
 // runtimeArgs are the CNI_ARGS that name a pod.
 type runtimeArgs struct {
 	types.CommonArgs
-	K8S_POD_NAME, K8S_POD_NAMESPACE types.UnmarshallableString //nolint:revive // names of the convention
+	K8S_POD_NAME, K8S_POD_NAMESPACE types.UnmarshallableString
 }
 
 // parseConf reads what every operation needs. What only ADD refuses is not

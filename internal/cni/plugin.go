@@ -55,13 +55,13 @@ func logged(operation string, f func(*skel.CmdArgs) error) func(*skel.CmdArgs) e
 		defer file.Close()
 		level := slog.LevelInfo
 		attrs := []slog.Attr{
-			slog.String("container", args.ContainerID), slog.String("interface", args.IfName),
+			slog.String("command", operation), slog.String("container", args.ContainerID), slog.String("interface", args.IfName),
 			slog.String("netns", args.Netns), slog.Duration("took", time.Since(start)),
 		}
 		if err != nil {
 			level, attrs = slog.LevelError, append(attrs, slog.String("error", err.Error()))
 		}
-		slog.New(slog.NewTextHandler(file, nil)).LogAttrs(context.Background(), level, operation, attrs...)
+		slog.New(slog.NewTextHandler(file, nil)).LogAttrs(context.Background(), level, "operation", attrs...)
 		return err
 	}
 }

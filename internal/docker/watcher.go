@@ -54,9 +54,12 @@ type Sink interface {
 // Config is how a Watcher works. Zero durations have defaults.
 type Config struct {
 	Socket string // of Docker's API
-	// Retry is the pause before Docker is called again after it went away, and
-	// how often endpoints without a container are looked for; 500 ms.
+	// Retry is the pause before Docker is called again after it went away; 50 ms,
+	// since Docker starts containers before it answers, and these wait for us.
 	Retry time.Duration
+	// Look is how often endpoints without a container are looked for, beside the
+	// events that tell of them; 500 ms.
+	Look time.Duration
 	// Compare is the time between two full comparisons; 15 s.
 	Compare time.Duration
 	// Grace is how old an endpoint is before it can be found to be gone, since
@@ -89,7 +92,12 @@ func New(cfg Config, sink Sink, log *slog.Logger) (*Watcher, error) {
 	for _, d := range []struct {
 		value    *time.Duration
 		standard time.Duration
-	}{{&cfg.Retry, 500 * time.Millisecond}, {&cfg.Compare, 15 * time.Second}, {&cfg.Grace, 30 * time.Second}} {
+	}{
+		{&cfg.Retry, 50 * time.Millisecond},
+		{&cfg.Look, 500 * time.Millisecond},
+		{&cfg.Compare, 15 * time.Second},
+		{&cfg.Grace, 30 * time.Second},
+	} {
 		if *d.value == 0 {
 			*d.value = d.standard
 		}
@@ -120,13 +128,13 @@ func (w *Watcher) setStatus(err error) {
 
 // Run follows Docker until the context ends, through any restart of it.
 func (w *Watcher) Run(ctx context.Context) error {
-	defer w.api.Close()
+	defer func() { _ = w.api.Close() }()
 	for {
 		err := w.follow(ctx)
 		if ctx.Err() != nil {
 			return nil
 		}
-		w.setStatus(fmt.Errorf("Docker at %s: %w", w.cfg.Socket, err))
+		w.setStatus(fmt.Errorf("follow Docker at %s: %w", w.cfg.Socket, err))
 		select {
 		case <-ctx.Done():
 			return nil
@@ -155,7 +163,7 @@ func (w *Watcher) follow(ctx context.Context) error {
 		return err
 	}
 	w.setStatus(nil)
-	tick := time.NewTicker(w.cfg.Retry)
+	tick := time.NewTicker(w.cfg.Look)
 	defer tick.Stop()
 	last := time.Now()
 	for {

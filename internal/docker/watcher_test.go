@@ -169,7 +169,7 @@ func (a *agent) of(id string) string {
 func watch(t *testing.T, d *daemon, a *agent) *docker.Watcher {
 	t.Helper()
 	w, err := docker.New(docker.Config{
-		Socket: d.socket, Retry: 10 * time.Millisecond, Compare: 30 * time.Millisecond, Grace: time.Minute,
+		Socket: d.socket, Retry: 10 * time.Millisecond, Look: 10 * time.Millisecond, Compare: 30 * time.Millisecond, Grace: time.Minute,
 	}, a, slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)

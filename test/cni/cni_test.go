@@ -229,19 +229,24 @@ func TestPolicyAppliesToLabelsFromCNI(t *testing.T) {
 		t.Fatalf("wait: %v\n%s", err, result.Stderr)
 	}
 	for _, addr := range served {
-		server, err := app1.ServeTCP(netip.AddrPortFrom(addr, 80))
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer server.Close()
-		if err := app2.RoundTripTCP(r.ctx(), server.Addr, []byte("hello")); err != nil {
-			t.Errorf("app2 to %s: %v", addr, err)
-		}
-		brief, cancel := context.WithTimeout(t.Context(), 500*time.Millisecond)
-		if err := app3.RoundTripTCP(brief, server.Addr, []byte("hello")); err == nil {
-			t.Errorf("app3 to %s is let through", addr)
-		}
-		cancel()
+		onlyApp2Reaches(t, r, app1, app2, app3, addr)
+	}
+}
+
+func onlyApp2Reaches(t *testing.T, r *runtime, app1, app2, app3 container, addr netip.Addr) {
+	t.Helper()
+	server, err := app1.ServeTCP(netip.AddrPortFrom(addr, 80))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer server.Close()
+	if err := app2.RoundTripTCP(r.ctx(), server.Addr, []byte("hello")); err != nil {
+		t.Errorf("app2 to %s: %v", addr, err)
+	}
+	brief, cancel := context.WithTimeout(t.Context(), 500*time.Millisecond)
+	defer cancel()
+	if err := app3.RoundTripTCP(brief, server.Addr, []byte("hello")); err == nil {
+		t.Errorf("app3 to %s is let through", addr)
 	}
 }
 

@@ -4,7 +4,6 @@ package libnetwork
 
 import (
 	"flag"
-	"io"
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
@@ -207,7 +206,7 @@ func FuzzRequests(f *testing.F) {
 			f.Add(method, body)
 		}
 	}
-	d, err := New(client.New("/nonexistent/agent.sock"), f.TempDir(), slog.New(slog.NewTextHandler(io.Discard, nil)))
+	d, err := New(client.New("/nonexistent/agent.sock"), f.TempDir(), slog.New(slog.DiscardHandler))
 	if err != nil {
 		f.Fatal(err)
 	}

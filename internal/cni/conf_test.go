@@ -1,0 +1,65 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package cni
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/containernetworking/cni/pkg/skel"
+	"github.com/google/go-cmp/cmp"
+
+	"cilium.local/cilium/api"
+)
+
+func request(t *testing.T, conf, args string) (*api.EndpointChangeRequest, error) {
+	t.Helper()
+	c, err := parseConf([]byte(conf))
+	if err != nil {
+		return nil, err
+	}
+	return c.request(&skel.CmdArgs{ContainerID: "c1", Netns: "/run/netns/c1", IfName: "net1", Args: args})
+}
+
+func TestOneRequestSaysAllAboutAContainer(t *testing.T) {
+	got, err := request(t, `{"name": "n", "args": {"cni": {"labels": [{"key": "id", "value": "app1"}, {"key": "bare"}],
+		"ips": ["10.15.0.9/16", "f00d::9"], "namedPorts": []}}, "runtimeConfig": {"portMappings": null}, "unknown": 1}`,
+		"K8S_POD_NAME=p;LABELS=a=b,c=d=e;K8S_POD_NAMESPACE=ns;OTHER=x")
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := &api.EndpointChangeRequest{
+		ContainerID: "c1", ContainerName: "cni/n/c1/net1", NetNS: "/run/netns/c1", InterfaceName: "net1",
+		K8sPodName: "p", K8sNamespace: "ns", Addressing: &api.AddressPair{IPv4: "10.15.0.9", IPv6: "f00d::9"},
+		Labels: api.Labels{"container:id=app1", "container:bare=", "container:a=b", "container:c=d=e"},
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Error(diff)
+	}
+}
+
+func TestAContainerWithoutLabelsIsKnownToHaveNone(t *testing.T) {
+	got, err := request(t, `{"name": "n"}`, "")
+	if err != nil || got.Labels == nil || len(got.Labels) != 0 || got.Addressing != nil {
+		t.Errorf("%+v, %v", got, err)
+	}
+}
+
+func TestWhatIsNotDoneIsRefusedByName(t *testing.T) {
+	for _, c := range []struct{ conf, args, word string }{
+		{`{`, "", "not valid"},
+		{`{}`, "", "no name"},
+		{`{"name": "n", "args": {"cni": {"namedPorts": {"http": 80}}}}`, "", "namedPorts"},
+		{`{"name": "n", "runtimeConfig": {"portMappings": [{"hostPort": 80}]}}`, "", "portMappings"},
+		{`{"name": "n", "args": {"cni": {"ips": ["f00d::1", "f00d::2"]}}}`, "", "f00d::2"},
+		{`{"name": "n"}`, "LABELS==x", "no key"},
+		{`{"name": "n"}`, "K8S_POD_NAME", "CNI_ARGS"},
+	} {
+		if _, err := request(t, c.conf, c.args); err == nil || !strings.Contains(err.Error(), c.word) {
+			t.Errorf("%s %s: %v", c.conf, c.args, err)
+		}
+	}
+	if _, err := parseConf([]byte(`{"name": "n", "args": {"cni": {"namedPorts": {"http": 80}}}}`)); err != nil {
+		t.Errorf("DEL would fail: %v", err)
+	}
+}
