@@ -40,26 +40,30 @@ func TestContainersGetWhatDockerIsAskedFor(t *testing.T) {
 }
 
 func labelsInTime(t *testing.T, m *machine) {
-	const limit = 100 * time.Millisecond
 	for range 3 {
 		m.run("timed")
-		started, err := time.Parse(time.RFC3339Nano, m.mustDocker("inspect", "-f", "{{.State.StartedAt}}", "timed"))
-		if err != nil {
-			t.Fatal(err)
-		}
-		m.eventually("labels are known", func() bool { return len(m.endpoints("timed")) == 1 })
-		e := m.endpoints("timed")[0]
-		if !ready(e) || !labelled(e, "container:id=timed") {
-			t.Errorf("endpoint %d: state %s, labels %v", e.ID, e.Status.State, e.Status.Labels.SecurityRelevant)
-		}
-		log := e.Status.Log
-		known := log[len(log)-1].Timestamp
-		if late := known.Sub(started); late > limit {
-			t.Errorf("labels known %s after the start, want %s at most", late, limit)
-		} else {
-			t.Logf("labels known %s before the start", -late)
-		}
+		m.labelsKnownInTime("timed")
 		m.mustDocker("rm", "-f", "timed")
+	}
+}
+
+// labelsKnownInTime compares Docker's and the agent's records of a container.
+func (m *machine) labelsKnownInTime(name string) {
+	m.t.Helper()
+	const limit = 100 * time.Millisecond
+	started, err := time.Parse(time.RFC3339Nano, m.mustDocker("inspect", "-f", "{{.State.StartedAt}}", name))
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	m.eventually("labels are known", func() bool { return len(m.endpoints(name)) == 1 })
+	e := m.endpoints(name)[0]
+	if !ready(e) || !labelled(e, "container:id="+name) {
+		m.t.Errorf("endpoint %d: state %s, labels %v", e.ID, e.Status.State, e.Status.Labels.SecurityRelevant)
+	}
+	late := e.Status.Log[len(e.Status.Log)-1].Timestamp.Sub(started)
+	m.t.Logf("labels of %s known %s after the start", name, late)
+	if late > limit {
+		m.t.Errorf("labels of %s known %s after the start, want %s at most", name, late, limit)
 	}
 }
 

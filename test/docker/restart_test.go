@@ -28,6 +28,7 @@ func TestRestartsOfDockerAndTheAgent(t *testing.T) {
 	m.run("app2")
 	works("after a restart of the agent")
 
+	m.run("daemon", "--restart=always")
 	if err := m.docker.Stop(); err != nil {
 		t.Fatal(err)
 	}
@@ -35,8 +36,10 @@ func TestRestartsOfDockerAndTheAgent(t *testing.T) {
 		t.Errorf("Docker stopped its containers, but %d endpoints are left", n)
 	}
 	m.startDocker()
+	m.labelsKnownInTime("daemon")
 	m.mustDocker("start", "app1", "app2")
 	works("after a restart of Docker")
+	m.mustDocker("rm", "-f", "daemon")
 
 	m.stopAgent()
 	if err := m.docker.Stop(); err != nil {
