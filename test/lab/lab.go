@@ -71,11 +71,11 @@ type Node struct {
 
 // NewNode makes a node for a test, which ends with the test. When the test
 // fails, the end of the agent's log is shown. It needs root: without it the test
-// is skipped.
+// is skipped, and so it is among the quick tests.
 func NewNode(t testing.TB, name string, options Options) *Node {
 	t.Helper()
-	if os.Geteuid() != 0 {
-		t.Skip("needs root, for network namespaces")
+	if testing.Short() || os.Geteuid() != 0 {
+		t.Skip("needs root, for network namespaces, and is not quick")
 	}
 	n, err := Create(name, options)
 	if err != nil {
