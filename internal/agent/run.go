@@ -8,10 +8,13 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"path/filepath"
 	"time"
 
 	"golang.org/x/sync/errgroup"
 
+	"cilium.local/cilium/api/client"
+	"cilium.local/cilium/api/client/pending"
 	"cilium.local/cilium/internal/apiserver"
 	"cilium.local/cilium/internal/datapath/device"
 )
@@ -44,6 +47,7 @@ func (a *Agent) Run(ctx context.Context) error {
 		return err
 	}
 	spawn("API", func(ctx context.Context) error { return a.api.Serve(ctx, listener) })
+	spawn("kept deletions", a.replayDeletions)
 	spawn("endpoints", a.endpoints.Run)
 	spawn("policy", a.enforcer.Run)
 	spawn("identity changes", a.followIdentities)
@@ -61,6 +65,22 @@ func (a *Agent) Run(ctx context.Context) error {
 	a.log.Info("agent is ready", "node", a.cfg.NodeName, "socket", a.cfg.SocketPath,
 		"endpoints", len(a.endpoints.List()), "policy-revision", a.enforcer.Revision(), "after", time.Since(a.started))
 	return group.Wait()
+}
+
+// replayDeletions does what plugins wanted deleted while no agent ran. A plugin
+// that is called meanwhile does the same; each deletion is done once.
+func (a *Agent) replayDeletions(ctx context.Context) error {
+	self := client.New(a.cfg.SocketPath)
+	defer self.Close()
+	queue := pending.New(filepath.Join(a.cfg.StateDir, "deletions"))
+	done, err := queue.Replay(ctx, func(ctx context.Context, d pending.Deletion) error { return pending.Do(ctx, self, d) })
+	if err != nil {
+		a.log.Error("some deletions wait for the next call of a plugin", "error", err)
+	}
+	if done > 0 {
+		a.log.Info("did deletions that came while no agent ran", "count", done)
+	}
+	return nil
 }
 
 // restore reads the previous run's endpoints and writes down all wanted rows and

@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/containernetworking/cni/libcni"
 	"github.com/containernetworking/cni/pkg/types"
@@ -32,6 +33,21 @@ func TestDeletionsWaitUntilTheAgentIsBack(t *testing.T) {
 	left := r.endpoints()
 	if len(left) != 1 || left[0].Status.ExternalIdentifiers.ContainerID != "container-2" {
 		t.Errorf("left: %+v", left)
+	}
+}
+
+func TestAgentDoesKeptDeletionsAtItsStart(t *testing.T) {
+	r := start(t)
+	list := r.labelled("app1")
+	one := r.container("container-1", "eth0")
+	r.add(list, one)
+	r.stopAgent()
+	r.del(list, one)
+	r.startAgent()
+	for deadline := time.Now().Add(5 * time.Second); len(r.endpoints()) > 0; time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("left: %+v", r.endpoints())
+		}
 	}
 }
 

@@ -45,7 +45,7 @@ func start(t *testing.T) *runtime {
 		t.Fatal(err)
 	}
 	r := &runtime{
-		Node: n, t: t, api: client.New(n.Socket), queue: filepath.Join(n.Dir, "deletions"),
+		Node: n, t: t, api: client.New(n.Socket), queue: filepath.Join(n.StateDir, "deletions"),
 		lib: libcni.NewCNIConfigWithCacheDir([]string{bin}, filepath.Join(n.Dir, "cni"), nil),
 	}
 	r.startAgent()
