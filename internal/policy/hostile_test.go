@@ -50,3 +50,18 @@ func TestHostileDocumentsEndSoonWithAnError(t *testing.T) {
 		})
 	}
 }
+
+// TestExpressionsThatExpandAreReadSoon: each is short, and compiled would take a
+// hundred megabytes. The document is in order, so there is no error.
+func TestExpressionsThatExpandAreReadSoon(t *testing.T) {
+	request := `{"path": "` + strings.Repeat("a{1000}", 3000) + `"}`
+	text := `[{"endpointSelector": {}, "ingress": [{"toPorts": [{"rules": {"http": [` +
+		request + strings.Repeat(","+request, 400) + `]}}]}]}]`
+	begin := time.Now()
+	if _, err := policy.Parse("a.json", []byte(text)); err != nil {
+		t.Fatalf("%.300v", err)
+	}
+	if took := time.Since(begin); took > 10*time.Second {
+		t.Errorf("%d bytes took %s", len(text), took)
+	}
+}

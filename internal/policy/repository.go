@@ -39,9 +39,7 @@ func (r *Repository) Add(rules []*Rule, replace bool) (revision uint64, duplicat
 	defer r.mu.Unlock()
 	kept := r.rules
 	if replace {
-		kept = slices.DeleteFunc(slices.Clone(kept), func(old *Rule) bool {
-			return slices.ContainsFunc(rules, func(n *Rule) bool { return n.labels.Equal(old.labels) })
-		})
+		kept = withoutLabelsOf(kept, rules)
 	}
 	known := make(map[string]bool, len(kept))
 	for _, rule := range kept {
@@ -70,6 +68,21 @@ func (r *Repository) Add(rules []*Rule, replace bool) (revision uint64, duplicat
 	r.cookie = cookie
 	r.revision++
 	return r.revision, duplicates, nil
+}
+
+// withoutLabelsOf returns the rules that have not the labels of a new one. The
+// key only finds candidates: "a=b" with value c and a with "b=c" have the same.
+func withoutLabelsOf(rules, added []*Rule) []*Rule {
+	byKey := make(map[string][]label.Set, len(added))
+	for _, n := range added {
+		key := n.labels.Key()
+		if !slices.ContainsFunc(byKey[key], n.labels.Equal) {
+			byKey[key] = append(byKey[key], n.labels)
+		}
+	}
+	return slices.DeleteFunc(slices.Clone(rules), func(old *Rule) bool {
+		return slices.ContainsFunc(byKey[old.labels.Key()], old.labels.Equal)
+	})
 }
 
 // write works out the rule's canonical text and its size.

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -92,6 +93,39 @@ func TestRepositoryTellsEachChangeByItsRevision(t *testing.T) {
 	}
 	if diff := cmp.Diff(want, log); diff != "" {
 		t.Error(diff)
+	}
+}
+
+// TestReplaceComparesLabelsNotTheirText: both labels read "a=b=c".
+func TestReplaceComparesLabelsNotTheirText(t *testing.T) {
+	r := policy.NewRepository()
+	for _, labels := range []string{`{"key": "a=b", "value": "c"}`, `"a=b=c"`, `"a=b=c"`} {
+		if _, _, err := r.Add(parse(t, `[{"endpointSelector": {}, "labels": [`+labels+`]}]`), true); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if n := len(r.Rules()); n != 2 {
+		t.Errorf("%d rules, want both labels once", n)
+	}
+}
+
+// TestReplaceOfManyRulesIsQuick: each rule is compared with its likes only.
+func TestReplaceOfManyRulesIsQuick(t *testing.T) {
+	var texts []string
+	for i := range 20_000 {
+		texts = append(texts, fmt.Sprintf(`{"endpointSelector": {}, "labels": ["policy=p%d"]}`, i))
+	}
+	rules := parse(t, "["+strings.Join(texts, ",")+"]")
+	r := policy.NewRepository()
+	if _, _, err := r.Add(rules, false); err != nil {
+		t.Fatal(err)
+	}
+	begin := time.Now()
+	if _, _, err := r.Add(rules, true); err != nil {
+		t.Fatal(err)
+	}
+	if took := time.Since(begin); took > 2*time.Second || len(r.Rules()) != len(rules) {
+		t.Errorf("%d rules left after %s", len(r.Rules()), took)
 	}
 }
 
