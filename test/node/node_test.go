@@ -50,7 +50,12 @@ func (a *apps) killAgent() {
 
 func (a *apps) workload(name string) *lab.Workload {
 	a.t.Helper()
-	w, err := a.Workload(within(a.t, 10*time.Second), name, "container:id="+name)
+	return a.labelled(name, "container:id="+name)
+}
+
+func (a *apps) labelled(name string, labels ...string) *lab.Workload {
+	a.t.Helper()
+	w, err := a.Workload(within(a.t, 10*time.Second), name, labels...)
 	if err != nil {
 		a.t.Fatal(err)
 	}
