@@ -131,6 +131,8 @@ struct flow {
 	__be16 policy_port; /* what policy was asked about: port or ICMP type */
 	__u8 direction; /* of the policy that had the last word */
 	__u8 pad[3];
+	__u32 busy; /* a processor is writing a new decision */
+	__u32 pad2;
 	struct flow_end end[2]; /* by party: who opened the flow, who answers */
 };
 

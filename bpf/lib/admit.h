@@ -170,8 +170,8 @@ static __noinline verdict_t renew(struct __sk_buff *skb, const struct packet *p,
 		return verdict;
 	flow_decide_again(f, key, way->generation, &a);
 	report_answer(way, &a, way->sender != f->initiator);
-	way->decided = verdict_reason(before) != verdict_reason(f->verdict);
-	return f->verdict;
+	way->decided = verdict_reason(before) != verdict_reason(a.verdict);
+	return a.verdict;
 }
 
 /* The flow that an ICMP error is about, or NULL. A workload is no router: it may

@@ -89,7 +89,11 @@ static __always_inline void flow_set_answer(struct flow *f, const struct questio
 	f->generation = q->generation;
 }
 
-/* Asks again for a flow whose decision is of an older generation. */
+/* Asks again for a flow whose decision is of an older generation. Two processors
+ * may do so under different generations; if their writes mixed, an old verdict
+ * could stand beside the new generation. So one writes, and the other uses what
+ * it decided for its own packet only.
+ */
 static __noinline int flow_decide_again(struct flow *f, const struct flow_key *key,
 					__u32 generation, struct answer *a)
 {
@@ -104,7 +108,10 @@ static __noinline int flow_decide_again(struct flow *f, const struct flow_key *k
 	q.addr[SOURCE] = initiator ? key->high : key->low;
 	q.addr[DESTINATION] = initiator ? key->low : key->high;
 	decide(&q, a);
-	flow_set_answer(f, &q, a);
+	if (!__sync_val_compare_and_swap(&f->busy, 0, 1)) {
+		flow_set_answer(f, &q, a);
+		__sync_lock_test_and_set(&f->busy, 0);
+	}
 	return 0;
 }
 

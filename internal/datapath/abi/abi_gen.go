@@ -103,6 +103,8 @@ type Flow struct {
 	PolicyPort uint16
 	Direction  uint8
 	Pad        [3]uint8
+	Busy       uint32
+	Pad2       uint32
 	End        [2]FlowEnd
 }
 

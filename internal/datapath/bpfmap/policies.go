@@ -93,6 +93,13 @@ func (p *Policies) Set(changes map[uint32]compile.Entries) error {
 	}
 	maps.Copy(wanted, changes)
 	if err := p.write(idle, wanted); err != nil {
+		// Some of the idle bank may be written: the next change starts from what is
+		// in force.
+		for id := range wanted {
+			if p.banks[force][id] != nil {
+				p.behind[id] = true
+			}
+		}
 		return err
 	}
 	if err := p.generation.flip(); err != nil {
