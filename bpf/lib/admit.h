@@ -44,14 +44,17 @@ static __always_inline __u32 current_generation(void)
 static __noinline verdict_t check_ends(struct __sk_buff *skb, const struct packet *p,
 				       const struct passage *way)
 {
-	struct endpoint *src = bpf_map_lookup_elem(&endpoints, &p->src);
+	/* On the stack: before 6.2 a key may not lie in an argument's memory. */
+	struct addr addr = p->src;
+	struct endpoint *src = bpf_map_lookup_elem(&endpoints, &addr);
 	struct endpoint *dst;
 
 	if (way->from_workload)
 		return src && src->ifindex == skb->ifindex ? PASS : DROP(INVALID_SOURCE);
 	if (src && !way->admitted)
 		return DROP(INVALID_SOURCE);
-	dst = bpf_map_lookup_elem(&endpoints, &p->dst);
+	addr = p->dst;
+	dst = bpf_map_lookup_elem(&endpoints, &addr);
 	return dst && dst->ifindex == skb->ifindex ? PASS : DROP(UNKNOWN_TARGET);
 }
 
@@ -174,22 +177,19 @@ static __noinline verdict_t renew(struct __sk_buff *skb, const struct packet *p,
 	return a.verdict;
 }
 
-/* The flow that an ICMP error is about, or NULL. A workload is no router: it may
- * only report on packets that were sent to itself.
- */
+/* The flow that an ICMP error is about, decided under the present policy, or NULL. */
 static __noinline struct flow *find_quoted(struct __sk_buff *skb, const struct packet *p,
 					   struct passage *way)
 {
-	struct packet quoted = {};
 	struct flow_key key = {};
 	struct answer a = {};
 	struct flow *f;
+	int sender;
 
-	if (parse_quoted(skb, p, &quoted) || !addr_equal(&quoted.src, &p->dst))
+	sender = quoted_flow(skb, p, way->from_workload, &key);
+	if (sender < 0)
 		return NULL;
-	if (way->from_workload && !addr_equal(&quoted.dst, &p->src))
-		return NULL;
-	way->sender = flow_key_of(&quoted, &key);
+	way->sender = sender;
 	f = flow_find(&key, bpf_ktime_get_coarse_ns());
 	if (f && f->generation != way->generation)
 		flow_decide_again(f, &key, way->generation, &a);

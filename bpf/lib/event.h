@@ -40,14 +40,16 @@ static __always_inline void count_lost_event(void)
 
 static __noinline int capture(struct __sk_buff *skb, struct event *e)
 {
-	__u32 n = skb->len;
+	__u32 last = skb->len - 1; /* of the bytes to copy; a frame has some */
 
-	if (n > CAPTURE_BYTES)
-		n = CAPTURE_BYTES;
+	if (last > CAPTURE_BYTES - 1)
+		last = CAPTURE_BYTES - 1;
+	/* The compiler knows the range by now, but the verifier wants to see it. */
+	barrier_var(last);
+	last &= CAPTURE_BYTES - 1;
 	e->capture_len = 0;
-	/* The second test is for the verifier: the helper takes no empty read. */
-	if (n > 0 && n <= CAPTURE_BYTES && !bpf_skb_load_bytes(skb, 0, e->capture, n))
-		e->capture_len = n;
+	if (!bpf_skb_load_bytes(skb, 0, e->capture, last + 1))
+		e->capture_len = last + 1;
 	return 0;
 }
 

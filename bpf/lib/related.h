@@ -36,7 +36,8 @@ static __always_inline long quoted_ipv6(struct __sk_buff *skb, __u32 offset, str
 /* Parses the quoted packet of an ICMP error as far as the flow key needs. The
  * quote holds at least eight bytes of the transport header (RFC 792, RFC 4443).
  */
-static __noinline int parse_quoted(struct __sk_buff *skb, const struct packet *p, struct packet *q)
+static __always_inline int parse_quoted(struct __sk_buff *skb, const struct packet *p,
+					struct packet *q)
 {
 	union l4_header h = {};
 	__u32 offset = p->l4_offset + ICMP_HEADER;
@@ -52,4 +53,21 @@ static __noinline int parse_quoted(struct __sk_buff *skb, const struct packet *p
 	q->sport = h.udp.sport;
 	q->dport = h.udp.dport;
 	return 0;
+}
+
+/* Makes the key of the flow that an ICMP error is about, and returns which of its
+ * addresses sent the quoted packet: 0 low, 1 high; or -1 when it may not be about
+ * any. The error must go to that sender; and a workload is no router: it may only
+ * report on packets that were sent to itself.
+ */
+static __noinline int quoted_flow(struct __sk_buff *skb, const struct packet *p, bool from_workload,
+				  struct flow_key *key)
+{
+	struct packet quoted = {};
+
+	if (parse_quoted(skb, p, &quoted) || !addr_equal(&quoted.src, &p->dst))
+		return -1;
+	if (from_workload && !addr_equal(&quoted.dst, &p->src))
+		return -1;
+	return flow_key_of(&quoted, key);
 }

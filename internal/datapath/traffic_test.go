@@ -18,6 +18,7 @@ import (
 
 	"cilium.local/cilium/internal/datapath/bpfmap"
 	"cilium.local/cilium/internal/datapath/device"
+	"cilium.local/cilium/internal/datapath/probe"
 	"cilium.local/cilium/internal/flow"
 	"cilium.local/cilium/internal/identity"
 	"cilium.local/cilium/internal/l4"
@@ -171,7 +172,12 @@ func ask(path string, addr netip.AddrPort, size int, wait time.Duration) error {
 }
 
 func TestTrafficOverBothKindsOfHooks(t *testing.T) {
+	features, err := probe.Probe()
+	must(t, err)
 	for _, legacy := range []bool{false, true} {
+		if !legacy && !features.TCX {
+			continue // the kernel is older than 6.6
+		}
 		t.Run(fmt.Sprintf("legacy=%v", legacy), func(t *testing.T) { traffic(t, newLive(t, legacy)) })
 	}
 }
