@@ -101,28 +101,8 @@ func (a *Agent) restore(ctx context.Context) error {
 	a.rows.complete()
 	if err := a.enforcer.Round(); err != nil {
 		a.log.Error("workloads keep the policy of the previous run", "error", err)
-		return nil
 	}
-	return a.prunePolicies()
-}
-
-// prunePolicies removes the policies that a previous run left and nobody uses.
-func (a *Agent) prunePolicies() error {
-	have, err := a.dp.Policies().IDs()
-	if err != nil {
-		return err
-	}
-	used := a.enforcer.Numbers()
-	var unused []uint32
-	for _, id := range have {
-		if _, ok := used[id]; !ok {
-			unused = append(unused, id)
-		}
-	}
-	if len(unused) == 0 {
-		return nil
-	}
-	return a.dp.Policies().Delete(unused...)
+	return nil
 }
 
 // followIdentities recompiles policies when identities come or go.

@@ -262,48 +262,42 @@ func (p *Policies) Delete(ids ...uint32) error {
 	return errors.Join(append(failed, p.generation.Advance())...)
 }
 
-// IDs returns the policies that are in force, in order.
+// IDs returns the policies that are in force, in order. Those that an earlier
+// agent left and nobody has set since are not among them: no endpoint names them,
+// and finding them would take a look into every slot, each of which costs a grace
+// period on kernels before 6.8.
 func (p *Policies) IDs() ([]uint32, error) {
-	bank, err := p.generation.bank()
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	force, err := p.generation.bank()
 	if err != nil {
 		return nil, err
 	}
 	var ids []uint32
-	var key, value uint32
-	iterator := p.outer.Iterate()
-	for iterator.Next(&key, &value) {
-		if key&1 == bank && value != 0 && !p.emptied(bank, key/2) {
-			ids = append(ids, key/2)
+	for id, b := range p.banks[force] {
+		// An emptied map is only kept for the next policy of its number.
+		if b.content == nil || len(b.content) > 0 {
+			ids = append(ids, id)
 		}
-	}
-	if err := iterator.Err(); err != nil {
-		return nil, fmt.Errorf("read the policies map: %w", err)
 	}
 	slices.Sort(ids)
 	return ids, nil
 }
 
-// emptied reports whether a policy's map is only kept for the next one.
-func (p *Policies) emptied(bank, id uint32) bool {
+// Get reads the entries of a policy that is in force from the kernel. A policy
+// that is not is an error that wraps ebpf.ErrKeyNotExist.
+func (p *Policies) Get(id uint32) (compile.Entries, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	b := p.banks[bank][id]
-	return b != nil && b.content != nil && len(b.content) == 0
-}
-
-// Get returns the entries of a policy that is in force. A policy that is not
-// installed is an error that wraps ebpf.ErrKeyNotExist.
-func (p *Policies) Get(id uint32) (compile.Entries, error) {
-	bank, err := p.generation.bank()
+	force, err := p.generation.bank()
 	if err != nil {
 		return nil, err
 	}
-	var inner *ebpf.Map
-	if err := p.outer.Lookup(slot(id, bank), &inner); err != nil {
-		return nil, fmt.Errorf("policy %d: %w", id, err)
+	b := p.banks[force][id]
+	if b == nil {
+		return nil, fmt.Errorf("policy %d: %w", id, ebpf.ErrKeyNotExist)
 	}
-	defer inner.Close()
-	return readEntries(inner)
+	return readEntries(b.m)
 }
 
 func readEntries(m *ebpf.Map) (compile.Entries, error) {
