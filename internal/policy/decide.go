@@ -3,6 +3,8 @@
 package policy
 
 import (
+	"net/netip"
+
 	"cilium.local/cilium/internal/identity"
 	"cilium.local/cilium/internal/l4"
 	"cilium.local/cilium/internal/label"
@@ -11,15 +13,18 @@ import (
 // Options are the node's settings that bear on decisions.
 type Options struct {
 	Mode           Mode
-	AllowLocalhost bool // the node may always reach its workloads
+	AllowLocalhost bool      // the node may always reach its workloads
+	Services       []Service // that rules can name
 }
 
 // Party is one end of a packet. Local marks a workload of a node of ours, which
-// has a policy.
+// has a policy. Addr may be unknown; then an identity of addresses outside stands
+// for all that its label says.
 type Party struct {
 	ID     identity.ID
 	Labels label.Set
 	Local  bool
+	Addr   netip.Addr
 }
 
 // Flow is a packet that opens a conversation, from Source to Dest.
@@ -47,6 +52,9 @@ type Side struct {
 	Reason    Reason
 	Rule      *Rule  // that decided, or that closed the direction; may be nil
 	Path      string // of the deciding element
+	// Audit is what it would be with the rules that are only audited, where that
+	// is another verdict; else nil.
+	Audit *Side
 }
 
 // Decision is the outcome for a flow: allowed when every end that has a policy
@@ -62,10 +70,10 @@ type Decision struct {
 func Decide(rules []*Rule, opts Options, f Flow) Decision {
 	decision := Decision{Allowed: true}
 	if f.Source.Local {
-		decision.add(decideSide(rules, opts, f.Source, f.Dest, Egress, f.Port))
+		decision.add(decideBeside(rules, opts, f, Egress))
 	}
 	if f.Dest.Local {
-		decision.add(decideSide(rules, opts, f.Dest, f.Source, Ingress, f.Port))
+		decision.add(decideBeside(rules, opts, f, Ingress))
 	}
 	return decision
 }
@@ -75,18 +83,43 @@ func (d *Decision) add(s Side) {
 	d.Allowed = d.Allowed && s.Allowed
 }
 
-func decideSide(rules []*Rule, opts Options, subject, peer Party, d Direction, port l4.Port) Side {
+// ends returns whose policy is asked in a direction, and about whom.
+func (f *Flow) ends(d Direction) (subject, peer Party) {
+	if d == Egress {
+		return f.Source, f.Dest
+	}
+	return f.Dest, f.Source
+}
+
+// decideBeside decides without the rules that are only audited, and beside that
+// with them.
+func decideBeside(rules []*Rule, opts Options, f Flow, d Direction) Side {
+	enforcing := Enforcing(rules)
+	side := decideSide(enforcing, opts, f, d)
+	if len(enforcing) < len(rules) {
+		if audited := decideSide(rules, opts, f, d); audited.Allowed != side.Allowed {
+			side.Audit = &audited
+		}
+	}
+	return side
+}
+
+func decideSide(rules []*Rule, opts Options, f Flow, d Direction) Side {
+	subject, peer := f.ends(d)
 	if opts.Mode == ModeNever {
 		return Side{Direction: d, Allowed: true, Reason: ReasonOpen}
 	}
 	if opts.AllowLocalhost && d == Ingress && peer.ID == identity.Host {
 		return Side{Direction: d, Allowed: true, Reason: ReasonLocalhost}
 	}
-	if r, t := firstMatch(rules, subject, peer, d, port, true); r != nil {
-		return Side{d, false, ReasonDeny, r, t.Path}
-	}
-	if r, t := firstMatch(rules, subject, peer, d, port, false); r != nil {
-		return Side{d, true, ReasonAllow, r, t.Path}
+	for tier := range Tiers {
+		rule, term := first(rules, opts, f, d, tier)
+		switch term.Kind {
+		case Deny:
+			return Side{Direction: d, Reason: ReasonDeny, Rule: rule, Path: term.Path}
+		case Allow:
+			return Side{Direction: d, Allowed: true, Reason: ReasonAllow, Rule: rule, Path: term.Path}
+		}
 	}
 	if enforced, r := Enforced(rules, opts.Mode, subject.Labels, d); enforced {
 		return Side{Direction: d, Reason: ReasonDefaultDeny, Rule: r}
@@ -94,17 +127,28 @@ func decideSide(rules []*Rule, opts Options, subject, peer Party, d Direction, p
 	return Side{Direction: d, Allowed: true, Reason: ReasonOpen}
 }
 
-// firstMatch finds the earliest rule with a denial, or an allow, for the flow.
-func firstMatch(rules []*Rule, subject, peer Party, d Direction, port l4.Port, deny bool) (*Rule, Term) {
+// first finds the term that has the word in a tier: of the lowest priority, of
+// these a denial before a pass before an allow, of these the earliest import. A
+// zero term means that no rule of the tier is about the flow.
+func first(rules []*Rule, opts Options, f Flow, d Direction, tier Tier) (best *Rule, term Term) {
+	subject, _ := f.ends(d)
+	lowest := 0
 	for _, r := range rules {
-		if !r.Selects(subject.Labels) {
+		of, priority := r.Place()
+		if of != tier || !r.Selects(subject.Labels) {
 			continue
 		}
 		for _, t := range r.Terms(d) {
-			if t.Deny == deny && t.MatchesPeer(peer.Labels) && t.MatchesPort(port) {
-				return r, t
+			if t.matches(f, d, opts.Services) &&
+				(best == nil || priority < lowest || priority == lowest && t.Kind > term.Kind) {
+				best, term, lowest = r, t, priority
 			}
 		}
 	}
-	return nil, Term{}
+	return best, term
+}
+
+func (t Term) matches(f Flow, d Direction, services []Service) bool {
+	_, peer := f.ends(d)
+	return t.MatchesPeer(peer, services) && t.MatchesPort(f.Port, f.Dest.Labels)
 }

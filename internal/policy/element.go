@@ -8,131 +8,83 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
-
-	"cilium.local/cilium/internal/label"
 )
 
-// element is one allow or deny of a rule, ready to be matched. The peer and the
-// port must both match.
+// element is one allow, denial or pass of a rule, ready to be matched. The peer
+// and the port must both match.
 type element struct {
 	path    string // within the rule, such as ingress[0]
-	deny    bool
+	kind    Kind
 	anyPeer bool
-	peers   []peer
+	peers   []Peer
 	ports   []portRange // none: any port of any protocol
 }
 
-// peer is a selector of the other end, or an entity.
-type peer struct {
-	selector label.Selector
-	entity   string // set for entities
-}
-
-// entities are the names of fixed groups of peers.
-var entities = []string{
-	"all", "world", "world-ipv4", "world-ipv6", "cluster", "host", "remote-node",
-	"kube-apiserver", "init", "ingress", "health", "unmanaged", "none",
-}
-
-// worlds are the reserved labels of what is outside the cluster.
-var worlds = []string{"world", "world-ipv4", "world-ipv6"}
-
-// isOutside tells addresses outside the cluster: the world, and the parts of it
-// that have labels of their own.
-func isOutside(labels label.Set) bool {
-	return slices.ContainsFunc(labels, func(l label.Label) bool {
-		return l.Source == label.SourceCIDR || l.Source == label.SourceFQDN ||
-			l.Source == label.SourceReserved && slices.Contains(worlds, l.Key)
-	})
-}
-
-func (p *peer) matches(labels label.Set) bool {
-	switch p.entity {
-	case "":
-		// A selector is about workloads; what is none must be asked for by name.
-		return (isWorkload(labels) || p.selector.Names(label.SourceReserved)) && p.selector.Matches(labels)
-	case "all":
-		return true
-	case "none":
-		return false
-	case "cluster":
-		return !isOutside(labels)
-	}
-	return hasReserved(labels, p.entity)
-}
-
-func hasReserved(labels label.Set, name string) bool {
-	_, ok := labels.Get(label.SourceReserved, name)
-	return ok
-}
-
-// isWorkload tells workloads, whose labels somebody chose, from everything that
-// has a reserved identity. A health endpoint is a workload of ours.
-func isWorkload(labels label.Set) bool {
-	if isOutside(labels) {
-		return false
-	}
-	for _, l := range labels {
-		if l.Source == label.SourceReserved && l.Key != "health" {
-			return false
-		}
-	}
-	return true
-}
-
-// String returns the peer for people.
-func (p *peer) String() string {
-	if p.entity != "" {
-		return "entity " + p.entity
-	}
-	return p.selector.String()
-}
-
-func (d *decoder) ingress(s *IngressSpec, path string) element {
-	kinds := given(map[string]bool{
+// ingress returns the elements that one of the document means: what its
+// requirements deny, and what it says itself.
+func (d *decoder) ingress(s *IngressSpec, kind Kind, path string) []element {
+	d.oneKind(given(map[string]bool{
 		"fromEndpoints": s.FromEndpoints != nil, "fromCIDR": s.FromCIDR != nil, "fromCIDRSet": s.FromCIDRSet != nil,
 		"fromEntities": s.FromEntities != nil, "fromNodes": s.FromNodes != nil,
-	})
-	d.oneKind(kinds, path)
-	d.cidrs(s.FromCIDR, path+".fromCIDR")
-	d.cidrSets(s.FromCIDRSet, path+".fromCIDRSet")
-	for i := range s.FromNodes {
-		d.selector(s.FromNodes[i], fmt.Sprintf("%s.fromNodes[%d]", path, i))
-	}
-	for i := range s.FromRequires {
-		d.selector(s.FromRequires[i], fmt.Sprintf("%s.fromRequires[%d]", path, i))
-	}
-	e := element{path: within(path), anyPeer: len(kinds) == 0}
-	e.peers = append(d.endpoints(s.FromEndpoints, path+".fromEndpoints"), d.entityPeers(s.FromEntities, path+".fromEntities")...)
-	e.ports = d.l4(&s.L4Spec, path)
-	return e
+	}), path)
+	peers := slices.Concat(
+		d.selectors(s.FromEndpoints, peerEndpoints, path+".fromEndpoints"),
+		d.selectors(s.FromNodes, peerNodes, path+".fromNodes"),
+		d.entities(s.FromEntities, path+".fromEntities"),
+		d.cidrs(s.FromCIDR, path+".fromCIDR"),
+		d.cidrSets(s.FromCIDRSet, path+".fromCIDRSet"),
+	)
+	anyPeer := s.FromEndpoints == nil && s.FromNodes == nil && s.FromEntities == nil && s.FromCIDR == nil && s.FromCIDRSet == nil
+	return d.elements(element{kind: kind, anyPeer: anyPeer, peers: peers}, &s.L4Spec, s.FromRequires, path, "fromRequires")
 }
 
-func (d *decoder) egress(s *EgressSpec, path string) element {
-	kinds := given(map[string]bool{
+func (d *decoder) egress(s *EgressSpec, kind Kind, path string) []element {
+	d.oneKind(given(map[string]bool{
 		"toEndpoints": s.ToEndpoints != nil, "toCIDR": s.ToCIDR != nil, "toCIDRSet": s.ToCIDRSet != nil,
 		"toEntities": s.ToEntities != nil, "toServices": s.ToServices != nil, "toFQDNs": s.ToFQDNs != nil,
 		"toNodes": s.ToNodes != nil,
-	})
-	d.oneKind(kinds, path)
-	d.cidrs(s.ToCIDR, path+".toCIDR")
-	d.cidrSets(s.ToCIDRSet, path+".toCIDRSet")
-	d.services(s.ToServices, path+".toServices")
+	}), path)
 	d.names(s.ToFQDNs, path+".toFQDNs", false)
-	for i := range s.ToNodes {
-		d.selector(s.ToNodes[i], fmt.Sprintf("%s.toNodes[%d]", path, i))
-	}
-	for i := range s.ToRequires {
-		d.selector(s.ToRequires[i], fmt.Sprintf("%s.toRequires[%d]", path, i))
-	}
-	e := element{path: within(path), anyPeer: len(kinds) == 0}
-	e.peers = append(d.endpoints(s.ToEndpoints, path+".toEndpoints"), d.entityPeers(s.ToEntities, path+".toEntities")...)
-	e.ports = d.l4(&s.L4Spec, path)
-	return e
+	peers := slices.Concat(
+		d.selectors(s.ToEndpoints, peerEndpoints, path+".toEndpoints"),
+		d.selectors(s.ToNodes, peerNodes, path+".toNodes"),
+		d.entities(s.ToEntities, path+".toEntities"),
+		d.cidrs(s.ToCIDR, path+".toCIDR"),
+		d.cidrSets(s.ToCIDRSet, path+".toCIDRSet"),
+		d.services(s.ToServices, path+".toServices"),
+	)
+	anyPeer := s.ToEndpoints == nil && s.ToNodes == nil && s.ToEntities == nil && s.ToCIDR == nil &&
+		s.ToCIDRSet == nil && s.ToServices == nil && s.ToFQDNs == nil
+	return d.elements(element{kind: kind, anyPeer: anyPeer, peers: peers}, &s.L4Spec, s.ToRequires, path, "toRequires")
 }
 
-// within cuts the document's part off a path.
-func within(path string) string {
+// elements completes an element and puts the denial before it that its
+// requirements are. One that only requires grants nothing.
+func (d *decoder) elements(e element, s *L4Spec, requires []SelectorSpec, path, field string) []element {
+	e.path = inRule(path)
+	e.ports = d.l4(s, path)
+	if e.kind == Deny {
+		d.noInner(s, path)
+	}
+	if requires == nil {
+		return []element{e}
+	}
+	if e.kind == Pass {
+		d.failAt(path+"."+field, "a rule that passes has no requirements; write a rule of its own for them")
+	}
+	failing := Peer{kind: peerFailing}
+	for i := range requires {
+		failing.requires = append(failing.requires, d.selector(requires[i], fmt.Sprintf("%s.%s[%d]", path, field, i)))
+	}
+	denial := element{path: e.path + "." + field, kind: Deny, peers: []Peer{failing}}
+	if e.anyPeer && len(s.ToPorts) == 0 && len(s.ICMPs) == 0 {
+		return []element{denial}
+	}
+	return []element{denial, e}
+}
+
+// inRule cuts the document's part off a path.
+func inRule(path string) string {
 	_, rest, _ := strings.Cut(path, ".")
 	return rest
 }
@@ -155,81 +107,88 @@ func (d *decoder) oneKind(kinds []string, path string) {
 	}
 }
 
-func (d *decoder) endpoints(specs []SelectorSpec, path string) []peer {
-	peers := make([]peer, 0, len(specs))
+func (d *decoder) selectors(specs []SelectorSpec, kind peerKind, path string) []Peer {
+	peers := make([]Peer, 0, len(specs))
 	for i, s := range specs {
-		peers = append(peers, peer{selector: d.selector(s, fmt.Sprintf("%s[%d]", path, i))})
+		peers = append(peers, Peer{kind: kind, selector: d.selector(s, fmt.Sprintf("%s[%d]", path, i))})
 	}
 	return peers
 }
 
-func (d *decoder) entityPeers(names []string, path string) []peer {
-	peers := make([]peer, 0, len(names))
+func (d *decoder) entities(names []string, path string) []Peer {
+	peers := make([]Peer, 0, len(names))
 	for i, name := range names {
 		d.oneOf(name, fmt.Sprintf("%s[%d]", path, i), entities...)
-		peers = append(peers, peer{entity: name})
+		peers = append(peers, Peer{kind: peerEntity, entity: name})
 	}
 	return peers
 }
 
-// denial marks an element and refuses what a denial cannot have.
-func (d *decoder) denial(e element, s L4Spec, path string) element {
-	e.deny = true
+// noInner refuses what a denial cannot have.
+func (d *decoder) noInner(s *L4Spec, path string) {
 	for i, p := range s.ToPorts {
 		if p.Rules != nil {
 			d.failAt(fmt.Sprintf("%s.toPorts[%d].rules", path, i), "a denial has no rules inside connections")
 		}
 	}
-	return e
 }
 
-func (d *decoder) cidrs(texts []string, path string) {
+func (d *decoder) cidrs(texts []string, path string) []Peer {
+	peers := make([]Peer, 0, len(texts))
 	for i, text := range texts {
-		d.cidr(text, fmt.Sprintf("%s[%d]", path, i))
+		peers = append(peers, Peer{kind: peerCIDR, prefix: d.cidr(text, fmt.Sprintf("%s[%d]", path, i))})
 	}
+	return peers
 }
 
 // cidr accepts a prefix or a single address.
 func (d *decoder) cidr(text, path string) netip.Prefix {
 	prefix, err := netip.ParsePrefix(text)
-	if err == nil {
+	if err == nil && !prefix.Addr().Is4In6() {
 		if prefix != prefix.Masked() {
 			d.failAt(path, "%q has bits beyond its prefix; write %s", text, prefix.Masked())
 		}
 		return prefix.Masked()
 	}
-	if ip, err := netip.ParseAddr(text); err == nil && ip.Zone() == "" {
+	if ip, err := netip.ParseAddr(text); err == nil && ip.Zone() == "" && !ip.Is4In6() {
 		return netip.PrefixFrom(ip, ip.BitLen())
 	}
 	d.failAt(path, "%q is no CIDR; write it as 10.0.0.0/8 or 2001:db8::/32", text)
 	return netip.Prefix{}
 }
 
-func (d *decoder) cidrSets(sets []CIDRSpec, path string) {
+func (d *decoder) cidrSets(sets []CIDRSpec, path string) []Peer {
+	peers := make([]Peer, 0, len(sets))
 	for i, s := range sets {
 		at := fmt.Sprintf("%s[%d]", path, i)
-		outer := d.cidr(s.CIDR, at+".cidr")
+		p := Peer{kind: peerCIDR, prefix: d.cidr(s.CIDR, at+".cidr")}
 		for j, text := range s.Except {
 			inner := d.cidr(text, fmt.Sprintf("%s.except[%d]", at, j))
-			if outer.IsValid() && inner.IsValid() && (inner.Bits() < outer.Bits() || !outer.Contains(inner.Addr())) {
-				d.failAt(fmt.Sprintf("%s.except[%d]", at, j), "%s does not lie inside %s", inner, outer)
+			if p.prefix.IsValid() && inner.IsValid() && !within(p.prefix, inner) {
+				d.failAt(fmt.Sprintf("%s.except[%d]", at, j), "%s does not lie inside %s", inner, p.prefix)
 			}
+			p.except = append(p.except, inner)
 		}
+		peers = append(peers, p)
 	}
+	return peers
 }
 
-func (d *decoder) services(services []ServiceSpec, path string) {
-	for i, s := range services {
-		at := fmt.Sprintf("%s[%d]", path, i)
+func (d *decoder) services(services []ServiceSpec, path string) []Peer {
+	peers := make([]Peer, 0, len(services))
+	for i := range services {
+		s, at := &services[i], fmt.Sprintf("%s[%d]", path, i)
 		switch {
 		case (s.K8sService == nil) == (s.K8sServiceSelector == nil):
 			d.failAt(at, "give exactly one of k8sService and k8sServiceSelector")
 		case s.K8sService != nil && s.K8sService.ServiceName == "":
 			d.failAt(at+".k8sService", "serviceName is missing")
 		case s.K8sServiceSelector != nil:
-			d.selector(s.K8sServiceSelector.Selector, at+".k8sServiceSelector.selector")
+			s.K8sServiceSelector.parsed = d.selector(s.K8sServiceSelector.Selector, at+".k8sServiceSelector.selector")
 		}
+		peers = append(peers, Peer{kind: peerService, service: s})
 	}
+	return peers
 }
 
 // nameBytes are what DNS names are made of here; patterns add the star.

@@ -9,16 +9,48 @@ import (
 	"strings"
 
 	"cilium.local/cilium/internal/l4"
+	"cilium.local/cilium/internal/label"
 )
 
 // portRange is a range of ports of one protocol, ends included; for ICMP a range
 // of message types. A Protocol of l4.Any has the whole range and means any packet.
+// One with a name has the number that the labels of the destination give it.
 type portRange struct {
 	protocol l4.Protocol
 	from, to uint16
+	name     string
 }
 
 const lastPort = 65535
+
+// PortLabel begins the key of a label that gives a port of a workload a name:
+// io.cilium.port.web=80/tcp.
+const PortLabel = "io.cilium.port."
+
+// namedPort returns the port that the labels of a workload give the name.
+func namedPort(labels label.Set, name string) (l4.Port, bool) {
+	for _, l := range labels {
+		if l.Key != PortLabel+name || l.Source == label.SourceReserved {
+			continue
+		}
+		port, err := l4.ParsePort(l.Value)
+		return port, err == nil && port.Protocol.HasPorts() && port.Number != 0
+	}
+	return l4.Port{}, false
+}
+
+// resolve returns the range with numbers, as they are at the destination. It is
+// false when the destination has no such name, or only for another protocol.
+func (r portRange) resolve(destination label.Set) (portRange, bool) {
+	if r.name == "" {
+		return r, true
+	}
+	port, ok := namedPort(destination, r.name)
+	if !ok || r.protocol != l4.Any && r.protocol != port.Protocol {
+		return portRange{}, false
+	}
+	return portRange{protocol: port.Protocol, from: port.Number, to: port.Number}, true
+}
 
 func (r portRange) contains(p l4.Port) bool {
 	if r.protocol == l4.Any {
@@ -30,6 +62,10 @@ func (r portRange) contains(p l4.Port) bool {
 // String returns "80/TCP", "80-90/TCP", "TCP" or "any".
 func (r portRange) String() string {
 	switch {
+	case r.name != "" && r.protocol == l4.Any:
+		return r.name
+	case r.name != "":
+		return r.name + "/" + r.protocol.String()
 	case r.protocol == l4.Any:
 		return "any"
 	case r.from == 0 && r.to == lastPort:
@@ -93,9 +129,10 @@ func (d *decoder) port(p PortSpec, path string) []portRange {
 		if p.EndPort != 0 {
 			d.failAt(path+".endPort", "a range begins with a number, not with a name")
 		}
-		// Which number the name has is not known here (see Unsupported). No list
-		// of ports would mean every port, so this is a range without any.
-		return []portRange{{protocol: l4.TCP, from: 1, to: 0}}
+		if protocol != l4.Any && !protocol.HasPorts() {
+			d.failAt(path+".port", "%s has no ports; give message types by icmps", protocol)
+		}
+		return []portRange{{protocol: protocol, name: p.Port}}
 	case err != nil:
 		d.failAt(path+".port", "%q is no port; use 0 to 65535 or a name", p.Port)
 		return nil
@@ -106,7 +143,7 @@ func (d *decoder) port(p PortSpec, path string) []portRange {
 		d.failAt(path+".port", "%s has no ports; give message types by icmps", protocol)
 		return nil
 	}
-	r := portRange{protocol, uint16(first), uint16(max(first, p.EndPort))}
+	r := portRange{protocol: protocol, from: uint16(first), to: uint16(max(first, p.EndPort))}
 	if first == 0 {
 		r.to = lastPort
 	}
@@ -115,7 +152,7 @@ func (d *decoder) port(p PortSpec, path string) []portRange {
 	}
 	var each []portRange
 	for _, protocol := range []l4.Protocol{l4.TCP, l4.UDP, l4.SCTP} {
-		each = append(each, portRange{protocol, r.from, r.to})
+		each = append(each, portRange{protocol: protocol, from: r.from, to: r.to})
 	}
 	return each
 }
@@ -163,7 +200,7 @@ func (d *decoder) icmps(s *ICMPSpec, path string) []portRange {
 			}
 			number = uint16(n)
 		}
-		ranges = append(ranges, portRange{protocol, number, number})
+		ranges = append(ranges, portRange{protocol: protocol, from: number, to: number})
 	}
 	return ranges
 }

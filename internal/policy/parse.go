@@ -14,18 +14,17 @@ import (
 // are joined. Rules that use what is not enforced yet are no mistake here; see
 // Rule.Unsupported.
 func Parse(name string, data []byte) ([]*Rule, error) {
-	root, err := readDocument(name, data)
+	d, root, err := newDecoder(name, data)
 	if err != nil {
 		return nil, err
 	}
-	d := &decoder{file: name, places: map[string]*node{"$": root}}
 	items, path := []*node{root}, func(int) string { return "$" }
 	if root.kind == arrayKind {
 		items, path = root.values, func(i int) string { return fmt.Sprintf("$[%d]", i) }
 	}
 	rules := make([]*Rule, 0, len(items))
 	for i, item := range items {
-		r := &Rule{}
+		r := &Rule{Origin: Origin{File: name, Line: item.line, Index: i}}
 		d.decode(item, reflect.ValueOf(r).Elem(), path(i))
 		rules = append(rules, r)
 	}
@@ -39,6 +38,25 @@ func Parse(name string, data []byte) ([]*Rule, error) {
 		return nil, d.err()
 	}
 	return rules, nil
+}
+
+func newDecoder(name string, data []byte) (*decoder, *node, error) {
+	root, err := readDocument(name, data)
+	if err != nil {
+		return nil, nil, err
+	}
+	return &decoder{file: name, places: map[string]*node{"$": root}}, root, nil
+}
+
+// decodeInto reads a whole document into what out points to. The decoder can
+// point at places of the document.
+func decodeInto(name string, data []byte, out any) (*decoder, error) {
+	d, root, err := newDecoder(name, data)
+	if err != nil {
+		return nil, err
+	}
+	d.decode(root, reflect.ValueOf(out).Elem(), "$")
+	return d, d.err()
 }
 
 // validate checks what the shape of a rule does not, and works out its selectors.
@@ -57,21 +75,35 @@ func (d *decoder) validate(r *Rule, path string) {
 	}
 	r.labels = label.NewSet(labels...)
 	d.settings(r, path)
+	allow := Allow
+	if r.Verdict == "pass" {
+		allow = Pass
+		d.noDenials(r, path)
+	}
 	for i := range r.Ingress {
-		e := d.ingress(&r.Ingress[i], fmt.Sprintf("%s.ingress[%d]", path, i))
-		r.elements[Ingress] = append(r.elements[Ingress], e)
+		r.add(Ingress, d.ingress(&r.Ingress[i], allow, fmt.Sprintf("%s.ingress[%d]", path, i)))
 	}
 	for i := range r.IngressDeny {
-		at := fmt.Sprintf("%s.ingressDeny[%d]", path, i)
-		r.elements[Ingress] = append(r.elements[Ingress], d.denial(d.ingress(&r.IngressDeny[i], at), r.IngressDeny[i].L4Spec, at))
+		r.add(Ingress, d.ingress(&r.IngressDeny[i], Deny, fmt.Sprintf("%s.ingressDeny[%d]", path, i)))
 	}
 	for i := range r.Egress {
-		e := d.egress(&r.Egress[i], fmt.Sprintf("%s.egress[%d]", path, i))
-		r.elements[Egress] = append(r.elements[Egress], e)
+		r.add(Egress, d.egress(&r.Egress[i], allow, fmt.Sprintf("%s.egress[%d]", path, i)))
 	}
 	for i := range r.EgressDeny {
-		at := fmt.Sprintf("%s.egressDeny[%d]", path, i)
-		r.elements[Egress] = append(r.elements[Egress], d.denial(d.egress(&r.EgressDeny[i], at), r.EgressDeny[i].L4Spec, at))
+		r.add(Egress, d.egress(&r.EgressDeny[i], Deny, fmt.Sprintf("%s.egressDeny[%d]", path, i)))
+	}
+}
+
+func (r *Rule) add(d Direction, elements []element) {
+	r.elements[d] = append(r.elements[d], elements...)
+}
+
+// noDenials refuses denials in a rule whose matches leave the tier.
+func (d *decoder) noDenials(r *Rule, path string) {
+	for field, given := range map[string]bool{"ingressDeny": r.IngressDeny != nil, "egressDeny": r.EgressDeny != nil} {
+		if given {
+			d.failAt(path+"."+field, "a rule that passes denies nothing; write a rule of its own for it")
+		}
 	}
 }
 
@@ -93,6 +125,9 @@ func (d *decoder) settings(r *Rule, path string) {
 	d.oneOf(r.Mode, path+".mode", "", "enforce", "audit")
 	d.oneOf(r.Verdict, path+".verdict", "", "pass")
 	d.oneOf(r.DenyResponse, path+".denyResponse", "", "icmp", "rst")
+	if p := r.Priority; p != nil && (*p < minPriority || *p > maxPriority) {
+		d.failAt(path+".priority", "%d is out of range; use %d to %d, of which the lowest comes first", *p, minPriority, maxPriority)
+	}
 	if r.Log == nil {
 		return
 	}

@@ -10,6 +10,7 @@ package policy
 
 import (
 	"encoding/json"
+	"fmt"
 	"strconv"
 
 	"cilium.local/cilium/internal/label"
@@ -62,6 +63,9 @@ type Rule struct {
 	Mode              string           `json:"mode,omitempty"`
 	DenyResponse      string           `json:"denyResponse,omitempty"`
 
+	// Origin is where the rule was written.
+	Origin Origin `json:"-"`
+
 	// Cookie names the rule in kernel entries and events, from when it is in a
 	// Repository; a lower one was imported earlier. 0 is none.
 	Cookie uint32 `json:"-"`
@@ -71,6 +75,21 @@ type Rule struct {
 	elements [2][]element // by direction
 	text     string       // canonical JSON, from when it is in a Repository
 	values   int          // that the text has at most
+}
+
+// Origin is the place of a rule in a document.
+type Origin struct {
+	File  string `json:"file"`
+	Line  int    `json:"line"`  // from 1
+	Index int    `json:"index"` // in the document's list, from 0
+}
+
+// String returns "file:line (rule n)", with n from 1; empty if it is not known.
+func (o Origin) String() string {
+	if o.File == "" {
+		return ""
+	}
+	return fmt.Sprintf("%s:%d (rule %d)", o.File, o.Line, o.Index+1)
 }
 
 // SelectorSpec picks label sets.
@@ -156,6 +175,8 @@ type K8sServiceSpec struct {
 type K8sServiceSelectorSpec struct {
 	Selector  SelectorSpec `json:"selector"`
 	Namespace string       `json:"namespace,omitempty"`
+
+	parsed label.Selector
 }
 
 // NameSpec picks DNS names.

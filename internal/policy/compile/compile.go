@@ -84,8 +84,8 @@ func (e Entries) base(subject label.Set, rules []*policy.Rule, d policy.Directio
 }
 
 func (e Entries) term(r *policy.Rule, d policy.Direction, t policy.Term, identities []identity.Identity) {
-	v := Verdict{Allow: !t.Deny, Cookie: r.Cookie, Precedence: allowPrecedence}
-	if t.Deny {
+	v := Verdict{Allow: t.Kind != policy.Deny, Cookie: r.Cookie, Precedence: allowPrecedence}
+	if t.Kind == policy.Deny {
 		v.Precedence = denyPrecedence
 	}
 	v.Precedence |= ordinalMask - r.Cookie&ordinalMask
@@ -94,7 +94,7 @@ func (e Entries) term(r *policy.Rule, d policy.Direction, t policy.Term, identit
 		return
 	}
 	for _, peer := range identities {
-		if t.MatchesPeer(peer.Labels) {
+		if t.MatchesPeer(policy.Party{ID: peer.ID, Labels: peer.Labels}, nil) {
 			e.ports(Key{Identity: peer.ID, Direction: d}, t, v)
 		}
 	}
