@@ -100,10 +100,12 @@ func (r *Rule) add(d Direction, elements []element) {
 
 // noDenials refuses denials in a rule whose matches leave the tier.
 func (d *decoder) noDenials(r *Rule, path string) {
-	for field, given := range map[string]bool{"ingressDeny": r.IngressDeny != nil, "egressDeny": r.EgressDeny != nil} {
-		if given {
-			d.failAt(path+"."+field, "a rule that passes denies nothing; write a rule of its own for it")
-		}
+	const message = "a rule that passes denies nothing; write a rule of its own for it"
+	if r.IngressDeny != nil {
+		d.failAt(path+".ingressDeny", message)
+	}
+	if r.EgressDeny != nil {
+		d.failAt(path+".egressDeny", message)
 	}
 }
 

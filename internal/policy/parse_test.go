@@ -66,7 +66,7 @@ const everyField = `[
 {"endpointSelector": {"matchLabels": {"container:id": "app1", "any:x": ""}, "matchExpressions": [
    {"key": "env", "operator": "In", "values": ["b", "a"]}, {"key": "k8s:old", "operator": "DoesNotExist"}]},
  "labels": ["k8s:name=web", "plain", {"key": "k", "value": "v", "source": "any"}],
- "description": "all <of> it", "log": {"value": "seen"}, "tier": "admin", "priority": 0, "verdict": "pass",
+ "description": "all <of> it", "log": {"value": "seen"}, "tier": "admin", "priority": 0, 
  "mode": "audit", "denyResponse": "rst", "enableDefaultDeny": {"ingress": false, "egress": true},
  "ingress": [{}, {"fromEndpoints": []}, {"fromEndpoints": [{}], "fromRequires": [{"matchLabels": {"a": "b"}}]},
    {"fromCIDR": ["10.0.0.0/8", "::1"]}, {"fromCIDRSet": [{"cidr": "10.0.0.0/8", "except": ["10.1.0.0/16"]}]},
@@ -83,7 +83,8 @@ const everyField = `[
    {"toFQDNs": [{"matchName": "a.example"}, {"matchPattern": "*.example"}]}, {"toNodes": []},
    {"toPorts": [{"rules": {"dns": [{"matchPattern": "**.a"}, {"matchPattern": "*"}]}}]}],
  "egressDeny": []},
-{"nodeSelector": {"matchLabels": {"role": "db"}}, "ingress": []}]`
+{"nodeSelector": {"matchLabels": {"role": "db"}}, "ingress": []},
+{"endpointSelector": {}, "verdict": "pass", "ingress": [{}]}]`
 
 func TestRulesSurviveBeingWrittenAndRead(t *testing.T) {
 	rules, err := policy.Parse("all.json", []byte(everyField))

@@ -190,7 +190,7 @@ func TestWhatIsNotEnforcedIsNamedByPath(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := []string{
-		"tier", "priority", "verdict", "mode: audit", "denyResponse", "log",
+		"tier", "priority", "mode: audit", "denyResponse", "log",
 		"ingress[2].fromRequires", "ingress[3].fromCIDR", "ingress[4].fromCIDRSet", "ingress[6].fromNodes",
 		"ingress[8].toPorts[0].rules", "ingress[8].toPorts[0].serverNames", `ingress[8].toPorts[0].ports[1].port: the name "web"`,
 		"ingress[8].toPorts[1].rules", "ingress[8].toPorts[2].rules", "ingress[8].toPorts[3].rules",
