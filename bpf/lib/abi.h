@@ -48,23 +48,47 @@ struct ipcache_value {
  */
 struct policy_key {
 	__u32 prefixlen;
-	__u32 peer; /* identity, 0 is any */
+	__u32 peer; /* identity, 0 is any, or a class of identities (policy.h) */
 	__u8 direction;
 	__u8 protocol;
 	__be16 port; /* ICMP: message type */
 };
 
-enum policy_action {
-	POLICY_ACTION_ALLOW = 0,
-	POLICY_ACTION_DENY = 1,
-	POLICY_ACTION_DEFAULT_DENY = 2,
+/* What an entry says, tier by tier: the strongest candidate of each, or 0. The
+ * order of candidates within a tier is the order of the numbers.
+ */
+struct policy_value {
+	__u64 best[4]; /* by enum tier */
 };
 
-struct policy_value {
-	__u32 precedence;
-	__u32 cookie; /* the rule that decides */
-	__u8 action;
-	__u8 pad[3];
+enum tier {
+	TIER_ADMIN = 0,
+	TIER_NORMAL = 1,
+	TIER_BASELINE = 2,
+	TIER_DEFAULT = 3, /* where no rule matches: open, or closed by a rule */
+	TIERS = 4,
+};
+
+/* Where the parts of a candidate begin: above the kind comes the priority, in its
+ * lowest bits stands the response; the cookie is inverted, earlier is stronger.
+ */
+enum candidate_shift {
+	CANDIDATE_COOKIE_SHIFT = 14,
+	CANDIDATE_KIND_SHIFT = 46,
+	CANDIDATE_PRIORITY_SHIFT = 48,
+};
+
+enum candidate_kind {
+	KIND_ALLOW = 1,
+	KIND_PASS = 2, /* leaves the tier */
+	KIND_DENY = 3,
+};
+
+/* How a denial is made known to the sender. */
+enum deny_response {
+	RESPONSE_DROP = 0,
+	RESPONSE_ICMP = 1,
+	RESPONSE_RST = 2,
 };
 
 /* control[0]: one word that every packet reads once. Its lowest bit selects the

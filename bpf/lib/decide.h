@@ -46,6 +46,7 @@ static __always_inline void ask_end(const struct question *q, struct answer *a, 
 {
 	struct endpoint *local = a->local[me];
 	struct policy_query query;
+	__u64 candidate;
 
 	if (!local || a->verdict)
 		return;
@@ -55,7 +56,8 @@ static __always_inline void ask_end(const struct question *q, struct answer *a, 
 	query.direction = me == SOURCE ? EGRESS : INGRESS;
 	query.protocol = q->protocol;
 	query.port = q->port;
-	a->verdict = policy_verdict(&query, &a->cookie[me]);
+	a->verdict = policy_verdict(&query, &candidate);
+	a->cookie[me] = candidate_cookie(candidate);
 	a->rule = a->cookie[me];
 	a->direction = query.direction;
 	a->endpoint = local->id;

@@ -31,7 +31,9 @@ struct policy_map {
 	__uint(map_flags, BPF_F_NO_PREALLOC);
 };
 
-/* Slot 2 * policy + (generation & 1). */
+/* Slot 2 * policy + (generation & 1). Even policies are enforced; the odd one above
+ * is the same with the rules that are only audited.
+ */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY_OF_MAPS);
 	__type(key, __u32);

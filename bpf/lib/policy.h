@@ -16,15 +16,78 @@ struct policy_query {
 	__be16 port;
 };
 
+/* Peers of an entry that are many identities at once: every managed workload, and
+ * everything outside the cluster.
+ */
+#define PEER_ANY 0
+#define PEER_ANY_WORKLOAD 0xfffffffe
+#define PEER_ANY_OUTSIDE 0xffffffff
+
+/* Reserved and allocated identities (internal/identity). */
+#define IDENTITY_WORLD 2
+#define IDENTITY_HEALTH 4
+#define IDENTITY_WORLD_IPV4 9
+#define IDENTITY_WORLD_IPV6 10
+#define IDENTITY_ALLOCATED 256
+#define IDENTITY_LOCAL 0x01000000
+#define IDENTITY_LOCAL_END 0x02000000
+
+/* The class that an identity belongs to, or PEER_ANY for none. */
+static __always_inline __u32 peer_class(__u32 id)
+{
+	if (id == IDENTITY_HEALTH || (id >= IDENTITY_ALLOCATED && id < IDENTITY_LOCAL))
+		return PEER_ANY_WORKLOAD;
+	if (id == IDENTITY_WORLD || id == IDENTITY_WORLD_IPV4 || id == IDENTITY_WORLD_IPV6 ||
+	    (id >= IDENTITY_LOCAL && id < IDENTITY_LOCAL_END))
+		return PEER_ANY_OUTSIDE;
+	return PEER_ANY;
+}
+
+/* Marks, in a candidate on its way through the programs, that no rule matched. */
+#define CANDIDATE_BY_DEFAULT (1ULL << 2)
+
+static __always_inline __u32 candidate_cookie(__u64 candidate)
+{
+	return candidate ? ~(__u32)(candidate >> CANDIDATE_COOKIE_SHIFT) : 0;
+}
+
+static __always_inline __u32 candidate_kind(__u64 candidate)
+{
+	return (candidate >> CANDIDATE_KIND_SHIFT) & 3;
+}
+
 static __noinline struct policy_value *policy_entry(void *map, const struct policy_key *key)
 {
 	return bpf_map_lookup_elem(map, key);
 }
 
-/* Of the best entry for this very peer and the best for any peer, the one of
- * higher precedence decides; a tie goes to the denial. No entry is a denial.
+static __always_inline __u64 stronger(const struct policy_value *v, __u32 tier, __u64 best)
+{
+	return v && v->best[tier] > best ? v->best[tier] : best;
+}
+
+/* The candidate that decides: of the highest tier that any of the entries has one
+ * in, the strongest; a pass leaves its tier. 0 is none. A global function: the
+ * verifier looks at its many ways once.
  */
-static __always_inline verdict_t policy_verdict(const struct policy_query *q, __u32 *cookie)
+__noinline __u64 policy_candidate(const struct policy_value *peer, const struct policy_value *class,
+				  const struct policy_value *any)
+{
+	for (__u32 tier = 0; tier < TIERS; tier++) {
+		__u64 best = stronger(any, tier, stronger(class, tier, stronger(peer, tier, 0)));
+		__u32 kind = candidate_kind(best);
+
+		if (kind != KIND_ALLOW && kind != KIND_DENY)
+			continue;
+		return tier == TIER_DEFAULT ? best | CANDIDATE_BY_DEFAULT : best;
+	}
+	return 0;
+}
+
+/* The best entries for this very peer, for its class and for any peer decide
+ * together. No candidate at all is a denial.
+ */
+static __always_inline verdict_t policy_verdict(const struct policy_query *q, __u64 *candidate)
 {
 	__u32 slot = q->policy * 2 + (q->generation & 1);
 	struct policy_key key = {
@@ -34,29 +97,25 @@ static __always_inline verdict_t policy_verdict(const struct policy_query *q, __
 		.protocol = q->protocol,
 		.port = q->port,
 	};
-	struct policy_value *exact, *any, *best;
+	struct policy_value *peer, *class = NULL, *any;
 	void *map;
 
-	*cookie = 0;
+	*candidate = 0;
 	map = bpf_map_lookup_elem(&policies, &slot);
 	/* Not installed: the workload is closed until it is. */
 	if (!map)
 		return DROP(NO_POLICY);
-	exact = policy_entry(map, &key);
-	key.peer = 0;
+	peer = policy_entry(map, &key);
+	key.peer = peer_class(q->peer);
+	if (key.peer != PEER_ANY)
+		class = policy_entry(map, &key);
+	key.peer = PEER_ANY;
 	any = policy_entry(map, &key);
 
-	best = exact ? exact : any;
-	if (exact && any &&
-	    (any->precedence > exact->precedence ||
-	     (any->precedence == exact->precedence && any->action)))
-		best = any;
-	if (!best)
+	*candidate = policy_candidate(peer, class, any);
+	if (candidate_kind(*candidate) == KIND_ALLOW)
+		return PASS;
+	if (!*candidate || *candidate & CANDIDATE_BY_DEFAULT)
 		return DROP(POLICY);
-	*cookie = best->cookie;
-	if (best->action == POLICY_ACTION_DENY)
-		return DROP(DENY_RULE);
-	if (best->action == POLICY_ACTION_DEFAULT_DENY)
-		return DROP(POLICY);
-	return PASS;
+	return DROP(DENY_RULE);
 }

@@ -36,8 +36,8 @@ func (p policyAPI) Enforcement(id identity.ID) apiserver.Enforcement {
 // peers lists those that some entry of a direction allows.
 func peers(entries compile.Entries, d policy.Direction) []identity.ID {
 	seen := map[identity.ID]bool{}
-	for key, verdict := range entries {
-		if key.Direction == d && verdict.Allow {
+	for key, value := range entries {
+		if key.Direction == d && value.Decide().Allow {
 			seen[key.Identity] = true
 		}
 	}
@@ -58,28 +58,62 @@ func (a *Agent) policyRows() ([][]string, error) {
 			return nil, err
 		}
 		for _, key := range sorted(entries, compareKeys) {
-			out = append(out, append([]string{text(id), owners[id].Name()}, a.entryColumns(key, entries[key])...))
+			for _, columns := range a.entryRows(key, entries[key]) {
+				out = append(out, append([]string{text(id), owners[id].Name()}, columns...))
+			}
 		}
 	}
 	return out, nil
 }
 
-func (a *Agent) entryColumns(key compile.Key, v compile.Verdict) []string {
-	peer, verdict, rule := "any", "deny", ""
-	if key.Identity != identity.Unknown {
-		peer = key.Identity.Name()
+// entryRows has a row for each tier that the entry says something of.
+func (a *Agent) entryRows(key compile.Key, v compile.Value) [][]string {
+	var rows [][]string
+	for tier, c := range v {
+		if c == 0 {
+			continue
+		}
+		name, priority, rule := "default", "", ""
+		if policy.Tier(tier) != compile.TierDefault {
+			name, priority = policy.Tier(tier).String(), text(c.Priority())
+		}
+		if c.Cookie() != 0 {
+			rule = strings.Join(a.rules.labelsOf(c.Cookie()), " ")
+		}
+		rows = append(rows, []string{
+			key.Direction.String(), columnName(key.Identity), key.Protocol.String(), portText(key),
+			name, priority, verdictText(c), rule,
+		})
 	}
-	if v.Allow {
-		verdict = "allow"
+	return rows
+}
+
+func columnName(column identity.ID) string {
+	switch column {
+	case compile.AnyPeer:
+		return "any"
+	case compile.AnyWorkload:
+		return "any-workload"
+	case compile.AnyOutside:
+		return "any-outside"
 	}
-	if v.Cookie != 0 {
-		rule = strings.Join(a.rules.labelsOf(v.Cookie), " ")
+	return column.Name()
+}
+
+func verdictText(c compile.Candidate) string {
+	switch c.Kind() {
+	case policy.Allow:
+		return "allow"
+	case policy.Pass:
+		return "pass"
 	}
-	direction := "ingress"
-	if key.Direction == policy.Egress {
-		direction = "egress"
+	switch c.Response() {
+	case compile.ResponseICMP:
+		return "deny-icmp"
+	case compile.ResponseRST:
+		return "deny-rst"
 	}
-	return []string{direction, peer, key.Protocol.String(), portText(key), verdict, text(v.Precedence), rule}
+	return "deny"
 }
 
 func portText(key compile.Key) string {

@@ -36,7 +36,7 @@ func (t tables) all() []reader {
 	return []reader{
 		kernel("endpoint", []string{"ADDRESS", "ENDPOINT", "IDENTITY", "POLICY", "IFINDEX", "MAC", "MTU"}, a.endpointRows),
 		kernel("ipcache", []string{"PREFIX", "IDENTITY"}, a.ipcacheRows),
-		kernel("policy", []string{"POLICY", "FOR", "DIRECTION", "PEER", "PROTOCOL", "PORT", "VERDICT", "PRECEDENCE", "RULE"}, a.policyRows),
+		kernel("policy", []string{"POLICY", "FOR", "DIRECTION", "PEER", "PROTOCOL", "PORT", "TIER", "PRIORITY", "VERDICT", "RULE"}, a.policyRows),
 		kernel("ct", []string{"PROTOCOL", "SOURCE", "DESTINATION", "FROM", "TO", "STATE", "VERDICT", "PACKETS", "BYTES", "EXPIRES"}, a.flowRows),
 		kernel("metrics", []string{"REASON", "DIRECTION", "PACKETS", "BYTES"}, a.counterRows),
 		own("addresses", []string{"PREFIX", "IDENTITY", "SOURCE", "LABELS"}, a.addressRows),

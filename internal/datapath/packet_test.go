@@ -18,24 +18,39 @@ import (
 const (
 	app1ID      identity.ID = 1001
 	app2ID      identity.ID = 1002
-	app1Policy              = 1
-	app2Policy              = 2
+	app1Policy              = 2
+	app2Policy              = 4
 	app2Ifindex             = 7
 )
 
+// allowed and denied are what an entry of a rule of the normal tier says.
+func allowed(cookie uint32) compile.Value { return byRule(policy.TierNormal, policy.Allow, 0, cookie) }
+
+func denied(cookie uint32) compile.Value { return byRule(policy.TierNormal, policy.Deny, 0, cookie) }
+
+func byRule(tier policy.Tier, kind policy.Kind, priority int, cookie uint32) (v compile.Value) {
+	v[tier] = compile.NewCandidate(kind, priority, cookie, compile.ResponseDrop)
+	return v
+}
+
+// open is what the base entry of an open direction says.
+func open() compile.Value { return byRule(compile.TierDefault, policy.Allow, 0, 0) }
+
 // everything allows all traffic in both directions.
 func everything() compile.Entries {
-	return compile.Entries{
-		{Direction: policy.Ingress}: {Allow: true},
-		{Direction: policy.Egress}:  {Allow: true},
-	}
+	return compile.Entries{{Direction: policy.Ingress}: open(), {Direction: policy.Egress}: open()}
 }
+
+// openEgress is closed for what comes in, openIngress for what goes out.
+func openEgress() compile.Entries { return compile.Entries{{Direction: policy.Egress}: open()} }
+
+func openIngress() compile.Entries { return compile.Entries{{Direction: policy.Ingress}: open()} }
 
 // only closes ingress but for one peer on one port; egress is open.
 func only(peer identity.ID, port l4.Port) compile.Entries {
 	return compile.Entries{
-		{Identity: peer, Direction: policy.Ingress, Protocol: port.Protocol, Port: port.Number, PortBits: 16}: {Allow: true, Cookie: 77},
-		{Direction: policy.Egress}: {Allow: true},
+		{Identity: peer, Direction: policy.Ingress, Protocol: port.Protocol, Port: port.Number, PortBits: 16}: allowed(77),
+		{Direction: policy.Egress}: open(),
 	}
 }
 
@@ -139,7 +154,7 @@ func TestPolicyDecidesByIdentityProtocolAndPort(t *testing.T) {
 func TestPortPrefixIsARange(t *testing.T) {
 	n := pair(t, families[0])
 	n.policy(app2Policy, compile.Entries{ // 8000 to 8063
-		{Direction: policy.Ingress, Protocol: l4.UDP, Port: 8000, PortBits: 10}: {Allow: true},
+		{Direction: policy.Ingress, Protocol: l4.UDP, Port: 8000, PortBits: 10}: allowed(1),
 	})
 	to := frame{src: families[0].app1, dst: families[0].app2}
 	for _, port := range []int{8000, 8031, 8063} {
@@ -150,11 +165,11 @@ func TestPortPrefixIsARange(t *testing.T) {
 	n.wantDrop("above", flow.DropPolicy, n.send, to.udp(t, 1, 8064, 0))
 }
 
-func TestDenyBeatsAllowByPrecedence(t *testing.T) {
+func TestDenialBeatsTheLongerMatchOfAnotherColumn(t *testing.T) {
 	n := pair(t, families[0])
 	n.policy(app2Policy, compile.Entries{
-		{Direction: policy.Ingress, Protocol: l4.UDP, Port: 53, PortBits: 16}: {Allow: false, Precedence: 2},
-		{Identity: app1ID, Direction: policy.Ingress}:                         {Allow: true, Precedence: 1},
+		{Direction: policy.Ingress, Protocol: l4.UDP, Port: 53, PortBits: 16}: denied(2),
+		{Identity: app1ID, Direction: policy.Ingress}:                         allowed(1),
 	})
 	to := frame{src: families[0].app1, dst: families[0].app2}
 	n.wantDrop("denied port", flow.DropDenyRule, n.send, to.udp(t, 1, 53, 0))
@@ -173,8 +188,7 @@ func TestUnknownPolicyIsClosed(t *testing.T) {
 func TestRepliesPassAndUnsolicitedDoNot(t *testing.T) {
 	eachFamily(t, func(t *testing.T, f family) {
 		n := pair(t, f)
-		closed := compile.Entries{{Direction: policy.Egress}: {Allow: true}}
-		n.policy(app1Policy, closed)
+		n.policy(app1Policy, openEgress())
 		back := frame{src: f.host, dst: f.app1}
 		n.wantDrop("unsolicited SYN-ACK", flow.DropPolicy, n.receive, back.tcp(t, 80, 4000, "SA"))
 
@@ -191,7 +205,7 @@ func TestRepliesPassAndUnsolicitedDoNot(t *testing.T) {
 func TestPingRepliesPassOnlyForTheAskingEnd(t *testing.T) {
 	eachFamily(t, func(t *testing.T, f family) {
 		n := pair(t, f)
-		n.policy(app1Policy, compile.Entries{{Direction: policy.Egress}: {Allow: true}})
+		n.policy(app1Policy, openEgress())
 		back := frame{src: f.host, dst: f.app1}
 		n.wantDrop("answer nobody asked for", flow.DropPolicy, n.receive, back.echo(t, 5, true))
 		action, _ := n.send(frame{src: f.app1, dst: f.host}.echo(t, 5, false))
@@ -205,7 +219,7 @@ func TestPingRepliesPassOnlyForTheAskingEnd(t *testing.T) {
 func TestErrorsPassOnlyForTrackedFlows(t *testing.T) {
 	eachFamily(t, func(t *testing.T, f family) {
 		n := pair(t, f)
-		n.policy(app1Policy, compile.Entries{{Direction: policy.Egress}: {Allow: true}})
+		n.policy(app1Policy, openEgress())
 		sent := frame{src: f.app1, dst: f.outside}.udp(t, 4000, 33434, 8)
 		router := frame{src: f.host, dst: f.app1}
 		n.wantDrop("about nothing we sent", flow.DropPolicy, n.receive, router.unreachable(t, sent))
@@ -221,7 +235,7 @@ func TestErrorsPassOnlyForTrackedFlows(t *testing.T) {
 func TestWorkloadReportsErrorsOnlyAboutPacketsSentToIt(t *testing.T) {
 	eachFamily(t, func(t *testing.T, f family) {
 		n := pair(t, f)
-		n.policy(app2Policy, compile.Entries{{Direction: policy.Egress}: {Allow: true}})
+		n.policy(app2Policy, openEgress())
 		sent := frame{src: f.app2, dst: f.outside}.udp(t, 4000, 33434, 8)
 		n.wantDrop("forged", flow.DropPolicy, n.send, frame{src: f.app1, dst: f.app2}.unreachable(t, sent))
 	})
@@ -236,7 +250,7 @@ func TestRevokedAllowCutsEstablishedFlow(t *testing.T) {
 		action, _ = n.receive(back.tcp(t, 80, 4000, "SA"))
 		wantPass(t, "reply", action)
 
-		n.policy(app1Policy, compile.Entries{{Direction: policy.Ingress}: {Allow: true}})
+		n.policy(app1Policy, openIngress())
 		n.wantDrop("reply of a revoked flow", flow.DropPolicy, n.receive, back.tcp(t, 80, 4000, "A"))
 		n.wantDrop("next packet of a revoked flow", flow.DropPolicy, n.send, to.tcp(t, 4000, 80, "A"))
 
@@ -283,4 +297,43 @@ func TestEveryConstantCombinationLoads(t *testing.T) {
 			})
 		}
 	}
+}
+
+func TestTheBestOfThreeColumnsDecidesTierByTier(t *testing.T) {
+	f := families[0]
+	n := pair(t, f)
+	at := func(column identity.ID) compile.Key { return compile.Key{Identity: column, Direction: policy.Ingress} }
+	from := frame{src: f.app1, dst: f.app2}
+	sport := 4000
+	for _, c := range []struct {
+		name             string
+		peer, class, any compile.Value
+		want             flow.DropReason
+	}{
+		{"class alone", compile.Value{}, allowed(1), compile.Value{}, 0},
+		{"default denial", compile.Value{}, compile.Value{}, byRule(compile.TierDefault, policy.Deny, 0, 1), flow.DropPolicy},
+		{"denial for the class", allowed(1), denied(2), compile.Value{}, flow.DropDenyRule},
+		{"priority before kind", allowed(1), byRule(policy.TierNormal, policy.Deny, 1, 2), compile.Value{}, 0},
+		{"admin before normal", denied(1), compile.Value{}, byRule(policy.TierAdmin, policy.Allow, 9, 2), 0},
+		{"baseline after normal", byRule(policy.TierBaseline, policy.Deny, -9, 1), allowed(3), compile.Value{}, 0},
+		{"pass of the tier's allow", byRule(policy.TierNormal, policy.Pass, 0, 1), allowed(3), open(), 0},
+		{"pass to the default", byRule(policy.TierNormal, policy.Pass, 0, 1), allowed(3), byRule(compile.TierDefault, policy.Deny, 0, 1), flow.DropPolicy},
+		{"pass to nothing", byRule(policy.TierNormal, policy.Pass, 0, 1), allowed(3), compile.Value{}, flow.DropPolicy},
+	} {
+		n.policy(app2Policy, compile.Entries{at(app1ID): c.peer, at(compile.AnyWorkload): c.class, at(compile.AnyPeer): c.any, at(compile.AnyOutside): denied(7)})
+		sport++
+		if c.want != 0 {
+			n.wantDrop(c.name, c.want, n.send, from.tcp(t, sport, 80, "S"))
+			continue
+		}
+		action, _ := n.send(from.tcp(t, sport, 80, "S"))
+		wantPass(t, c.name, action)
+	}
+
+	n.policy(app1Policy, compile.Entries{{Direction: policy.Egress}: open(), {Identity: compile.AnyOutside, Direction: policy.Egress}: denied(7)})
+	n.wantDrop("outside", flow.DropDenyRule, n.send, frame{src: f.app1, dst: f.outside}.tcp(t, 1, 80, "S"))
+	n.address(f.outside+"/32", identity.LocalBase+5)
+	n.wantDrop("a prefix outside", flow.DropDenyRule, n.send, frame{src: f.app1, dst: f.outside}.tcp(t, 1, 80, "S"))
+	action, _ := n.send(frame{src: f.app1, dst: f.host}.tcp(t, 1, 80, "S"))
+	wantPass(t, "the host is of no class", action)
 }

@@ -91,6 +91,9 @@ func must(t testing.TB, err error) {
 	}
 }
 
+// policyOf numbers each workload's policy; enforced ones are even.
+func policyOf(id uint16) uint32 { return 2 * uint32(id) }
+
 // connect does for a workload what the agent does.
 func (l *live) connect(id uint16, name string, who identity.ID) {
 	t := l.t
@@ -110,9 +113,9 @@ func (l *live) connect(id uint16, name string, who identity.ID) {
 			GatewayIPv4: gateway4, GatewayIPv6: gateway6,
 		})
 	}))
-	l.policy(uint32(id), everything())
+	l.policy(policyOf(id), everything())
 	for _, ip := range []netip.Addr{l.ipv4[name], l.ipv6[name]} {
-		row := bpfmap.Endpoint{ID: id, Identity: who, PolicyID: uint32(id), IfIndex: index, MAC: [6]byte(mac), MTU: 1500}
+		row := bpfmap.Endpoint{ID: id, Identity: who, PolicyID: policyOf(id), IfIndex: index, MAC: [6]byte(mac), MTU: 1500}
 		must(t, l.Endpoints().Update(ip, row))
 	}
 	must(t, device.InNamespace(l.home, func() error {
@@ -208,7 +211,7 @@ func traffic(t *testing.T, l *live) {
 		t.Errorf("drops of allowed traffic: %v", drops)
 	}
 
-	l.policy(1, only(identity.Host, l4.Port{Protocol: l4.TCP, Number: 80}))
+	l.policy(policyOf(1), only(identity.Host, l4.Port{Protocol: l4.TCP, Number: 80}))
 	server := netip.AddrPortFrom(l.ipv6["app1"], 80)
 	if err := ask(l.workload["app2"], server, 1, time.Second); err == nil {
 		t.Error("a denied workload was answered")
@@ -216,5 +219,5 @@ func traffic(t *testing.T, l *live) {
 	if err := ask(l.home, server, 1, patience); err != nil {
 		t.Errorf("the allowed host: %v", err)
 	}
-	l.policy(1, compile.Entries{})
+	l.policy(policyOf(1), compile.Entries{})
 }

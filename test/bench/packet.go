@@ -81,16 +81,18 @@ func sender(loaded *prog.Loaded) error {
 	generation := bpfmap.NewGeneration(loaded.Maps.Control)
 	policies := bpfmap.NewPolicies(loaded.Maps.Policies, loaded.Maps.PolicySpec, generation)
 	defer policies.Close()
-	err := policies.Set(map[uint32]compile.Entries{1: {
-		{Direction: policy.Egress, Protocol: 6, Port: 80, PortBits: 16}: {Allow: true, Precedence: 1},
-		{Direction: policy.Egress}:                                      {},
+	err := policies.Set(map[uint32]compile.Entries{2: {
+		{Direction: policy.Egress, Protocol: 6, Port: 80, PortBits: 16}: {
+			policy.TierNormal: compile.NewCandidate(policy.Allow, 0, 2, compile.ResponseDrop),
+		},
+		{Direction: policy.Egress}: {compile.TierDefault: compile.NewCandidate(policy.Deny, 0, 2, compile.ResponseDrop)},
 	}})
 	if err != nil {
 		return err
 	}
 	rows := bpfmap.NewEndpoints(loaded.Maps.Endpoints, generation)
 	for _, ip := range []string{"10.15.0.11", "f00d::a0f:0:0:11"} {
-		row := bpfmap.Endpoint{ID: 1, Identity: identity.MinAllocated, PolicyID: 1, IfIndex: loopback, MTU: 1500}
+		row := bpfmap.Endpoint{ID: 1, Identity: identity.MinAllocated, PolicyID: 2, IfIndex: loopback, MTU: 1500}
 		if err := rows.Update(netip.MustParseAddr(ip), row); err != nil {
 			return err
 		}

@@ -67,7 +67,7 @@ func TestCompiledEntriesDecideEveryVector(t *testing.T) {
 				}
 				action := vectors.Allow
 				switch {
-				case !v.Allow && v.Precedence > 0:
+				case !v.Allow && !v.Default:
 					action = vectors.Deny
 				case !v.Allow:
 					action = vectors.DefaultDeny

@@ -31,7 +31,7 @@ var structs = []struct{ name, doc string }{
 	{"ipcache_key", "is a prefix in the address table."},
 	{"ipcache_value", "is what is known about a prefix."},
 	{"policy_key", "is the key of a policy entry, in network byte order where it says so."},
-	{"policy_value", "is what a policy entry decides."},
+	{"policy_value", "is what a policy entry says, tier by tier."},
 	{"control", "is the one row of the control map."},
 	{"flow_key", "names a flow by both its ends, in address order."},
 	{"flow_end", "is what a flow entry knows of one end."},
@@ -43,7 +43,7 @@ var structs = []struct{ name, doc string }{
 }
 
 // enums are the C enums whose values user space needs.
-var enums = []string{"direction", "policy_action", "party", "flow_state", "flow_life", "event_type", "trace_point", "trace_reason"}
+var enums = []string{"direction", "tier", "candidate_shift", "candidate_kind", "deny_response", "party", "flow_state", "flow_life", "event_type", "trace_point", "trace_reason"}
 
 func main() {
 	object := flag.String("object", "", "compiled BPF object")
@@ -197,7 +197,7 @@ func (r DropReason) String() string {
 }
 
 var initialisms = map[string]string{
-	"id": "ID", "ip": "IP", "ipv4": "IPv4", "ipv6": "IPv6", "tcp": "TCP", "icmp": "ICMP",
+	"id": "ID", "ip": "IP", "ipv4": "IPv4", "ipv6": "IPv6", "tcp": "TCP", "icmp": "ICMP", "rst": "RST",
 	"mtu": "MTU", "mac": "MAC", "ttl": "TTL", "l2": "L2", "l3": "L3", "l4": "L4", "ipcache": "IPCache",
 }
 

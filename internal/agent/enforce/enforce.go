@@ -73,8 +73,12 @@ type Enforcer struct {
 	options  compile.Options
 }
 
-// maxPolicyID bounds the policy numbers; there are no more identities than that.
-const maxPolicyID = 1 << 20
+// Policy numbers are even: the odd one above each is for what is only audited.
+// There are no more identities than these.
+const (
+	policyStep  = 2
+	maxPolicyID = 1 << 20
+)
 
 // New returns an Enforcer without policies.
 func New(cfg Config) *Enforcer {
@@ -195,10 +199,10 @@ func (f *Enforcer) slot(id identity.Identity, wanted uint32) (*slot, error) {
 // number returns the wanted number if it is free, and else the lowest that is:
 // the kernel keeps the emptied map of a number for its next policy.
 func (f *Enforcer) number(wanted uint32) (uint32, error) {
-	if _, taken := f.byNumber[wanted]; wanted != 0 && wanted < maxPolicyID && !taken {
+	if _, taken := f.byNumber[wanted]; wanted != 0 && wanted%policyStep == 0 && wanted < maxPolicyID && !taken {
 		return wanted, nil
 	}
-	for number := uint32(1); number < maxPolicyID; number++ {
+	for number := uint32(policyStep); number < maxPolicyID; number += policyStep {
 		if _, taken := f.byNumber[number]; !taken {
 			return number, nil
 		}

@@ -209,18 +209,22 @@ func TestAnImportThatCannotBeWrittenDownIsTakenBack(t *testing.T) {
 
 func TestAnAdoptedPolicyKeepsItsNumberAndIsWrittenByTheNextRound(t *testing.T) {
 	n := newNode(t, app(1), app(2))
-	number, err := n.Adopt(app(1), 77)
-	if err != nil || number != 77 {
+	number, err := n.Adopt(app(1), 76)
+	if err != nil || number != 76 {
 		t.Fatalf("Adopt = %d, %v", number, err)
 	}
-	other, err := n.Adopt(app(2), 77)
-	if err != nil || other == 77 {
+	other, err := n.Adopt(app(2), 76)
+	if err != nil || other == 76 {
 		t.Fatalf("Adopt of a taken number = %d, %v", other, err)
+	}
+	odd, err := n.Adopt(app(3), 79)
+	if err != nil || odd%2 != 0 {
+		t.Fatalf("Adopt of a number for what is only audited = %d, %v", odd, err)
 	}
 	if len(n.kernel.policies) != 0 {
 		t.Error("Adopt wrote to the kernel")
 	}
-	if err := n.Round(); err != nil || len(n.kernel.policies[77]) == 0 {
+	if err := n.Round(); err != nil || len(n.kernel.policies[76]) == 0 {
 		t.Errorf("round: %v, %v", n.kernel.policies, err)
 	}
 }

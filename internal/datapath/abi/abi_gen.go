@@ -48,13 +48,10 @@ type PolicyKey struct {
 	Port      uint16
 }
 
-// PolicyValue is what a policy entry decides.
+// PolicyValue is what a policy entry says, tier by tier.
 type PolicyValue struct {
-	_          structs.HostLayout
-	Precedence uint32
-	Cookie     uint32
-	Action     uint8
-	Pad        [3]uint8
+	_    structs.HostLayout
+	Best [4]uint64
 }
 
 // Control is the one row of the control map.
@@ -171,11 +168,34 @@ const (
 	Egress  = 1
 )
 
-// Values of enum policy_action in bpf/lib/abi.h.
+// Values of enum tier in bpf/lib/abi.h.
 const (
-	PolicyActionAllow       = 0
-	PolicyActionDeny        = 1
-	PolicyActionDefaultDeny = 2
+	TierAdmin    = 0
+	TierNormal   = 1
+	TierBaseline = 2
+	TierDefault  = 3
+	Tiers        = 4
+)
+
+// Values of enum candidate_shift in bpf/lib/abi.h.
+const (
+	CandidateCookieShift   = 14
+	CandidateKindShift     = 46
+	CandidatePriorityShift = 48
+)
+
+// Values of enum candidate_kind in bpf/lib/abi.h.
+const (
+	KindAllow = 1
+	KindPass  = 2
+	KindDeny  = 3
+)
+
+// Values of enum deny_response in bpf/lib/abi.h.
+const (
+	ResponseDrop = 0
+	ResponseICMP = 1
+	ResponseRST  = 2
 )
 
 // Values of enum party in bpf/lib/abi.h.

@@ -195,12 +195,12 @@ func (b *bankMap) become(entries compile.Entries) error {
 	}
 	var keys []abi.PolicyKey
 	var values []abi.PolicyValue
-	for key, verdict := range entries {
-		if old, same := have[key]; same && old == verdict {
+	for key, entry := range entries {
+		if old, same := have[key]; same && old == entry {
 			continue
 		}
 		keys = append(keys, policyKey(key))
-		values = append(values, policyValue(verdict))
+		values = append(values, policyValue(entry))
 	}
 	if len(keys) > 0 {
 		if _, err := b.m.BatchUpdate(keys, values, nil); err != nil {
@@ -306,7 +306,7 @@ func readEntries(m *ebpf.Map) (compile.Entries, error) {
 	var value abi.PolicyValue
 	iterator := m.Iterate()
 	for iterator.Next(&key, &value) {
-		entries[entryKey(key)] = entryVerdict(value)
+		entries[entryKey(key)] = entryValue(value)
 	}
 	if err := iterator.Err(); err != nil {
 		return nil, fmt.Errorf("read policy entries: %w", err)

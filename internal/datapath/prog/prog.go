@@ -41,11 +41,11 @@ type Constants struct {
 
 // Sizes are the capacities of the maps, in entries unless said otherwise. Bytes
 // each entry costs in the kernel, about: endpoint 100, address 120, policy entry
-// 100, flow 200 (allocated at once), fragment 100 (allocated at once).
+// 130, flow 200 (allocated at once), fragment 100 (allocated at once).
 type Sizes struct {
 	Endpoints     uint32 // one an address
 	Addresses     uint32
-	Policies      uint32 // distinct policies, 8 bytes each
+	Policies      uint32 // distinct enforced policies, 32 bytes each
 	PolicyEntries uint32 // of one policy
 	Flows         uint32
 	Fragments     uint32
@@ -179,7 +179,7 @@ func gateway(ip netip.Addr) abi.Addr {
 
 func setSizes(spec *ebpf.CollectionSpec, s Sizes) {
 	for name, entries := range map[string]uint32{
-		"endpoints": s.Endpoints, "ipcache": s.Addresses, "policies": 2 * (s.Policies + 1),
+		"endpoints": s.Endpoints, "ipcache": s.Addresses, "policies": 4 * (s.Policies + 1),
 		"flows": s.Flows, "fragments": s.Fragments, "events": s.EventBytes,
 	} {
 		spec.Maps[name].MaxEntries = entries

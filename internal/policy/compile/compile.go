@@ -12,39 +12,8 @@ import (
 	"cilium.local/cilium/internal/policy"
 )
 
-// Key names an entry. Identity 0 is any peer; Protocol l4.Any is any protocol,
-// with Port and PortBits 0. PortBits tells how many leading bits of Port must
-// match, 0 to 16. For ICMP the port is the message type.
-type Key struct {
-	Identity  identity.ID
-	Direction policy.Direction
-	Protocol  l4.Protocol
-	Port      uint16
-	PortBits  uint8
-}
-
-// Verdict is what an entry says. Precedence 0 is that of the state without any
-// matching rule: open, or closed by default.
-type Verdict struct {
-	Allow      bool
-	Precedence uint32
-	Cookie     uint32 // the rule that decides, 0 for none
-}
-
-// Entries is a compiled policy.
-type Entries map[Key]Verdict
-
 // Options are the node's settings that bear on policy.
 type Options = policy.Options
-
-// Precedences: a denial beats an allow, and of equals the earlier import wins;
-// cookies grow with imports.
-const (
-	localhostPrecedence = ^uint32(0)
-	denyPrecedence      = 3 << 30
-	allowPrecedence     = 2 << 30
-	ordinalMask         = 1<<30 - 1
-)
 
 // Compile works out the policy of a workload with the subject's labels towards
 // every known identity. Rules are in the order of their import.
@@ -57,7 +26,7 @@ func Compile(subject label.Set, rules []*policy.Rule, identities []identity.Iden
 		return entries
 	}
 	if opts.AllowLocalhost {
-		entries.put(Key{Identity: identity.Host, Direction: policy.Ingress}, Verdict{Allow: true, Precedence: localhostPrecedence})
+		entries.put(Key{Identity: identity.Host, Direction: policy.Ingress}, Value{policy.TierAdmin: Localhost})
 	}
 	for _, r := range rules {
 		if !r.Selects(subject) {
@@ -76,19 +45,20 @@ func Compile(subject label.Set, rules []*policy.Rule, identities []identity.Iden
 // base is the state of a direction where no rule matches.
 func (e Entries) base(subject label.Set, rules []*policy.Rule, d policy.Direction, opts Options) {
 	enforced, rule := policy.Enforced(rules, opts.Mode, subject, d)
-	v := Verdict{Allow: !enforced}
-	if rule != nil {
-		v.Cookie = rule.Cookie
+	kind, cookie := policy.Allow, uint32(0)
+	if enforced {
+		kind = policy.Deny
 	}
-	e.put(Key{Direction: d}, v)
+	if rule != nil {
+		cookie = rule.Cookie
+	}
+	e.put(Key{Direction: d}, Value{TierDefault: NewCandidate(kind, 0, cookie, ResponseDrop)})
 }
 
 func (e Entries) term(r *policy.Rule, d policy.Direction, t policy.Term, identities []identity.Identity) {
-	v := Verdict{Allow: t.Kind != policy.Deny, Cookie: r.Cookie, Precedence: allowPrecedence}
-	if t.Kind == policy.Deny {
-		v.Precedence = denyPrecedence
-	}
-	v.Precedence |= ordinalMask - r.Cookie&ordinalMask
+	tier, priority := r.Place()
+	var v Value
+	v[tier] = NewCandidate(t.Kind, priority, r.Cookie, ResponseDrop)
 	if t.AnyPeer() {
 		e.ports(Key{Direction: d}, t, v)
 		return
@@ -100,7 +70,7 @@ func (e Entries) term(r *policy.Rule, d policy.Direction, t policy.Term, identit
 	}
 }
 
-func (e Entries) ports(key Key, t policy.Term, v Verdict) {
+func (e Entries) ports(key Key, t policy.Term, v Value) {
 	t.EachPort(func(protocol l4.Protocol, from, to uint16) {
 		key.Protocol = protocol
 		if protocol == l4.Any {
@@ -115,69 +85,21 @@ func (e Entries) ports(key Key, t policy.Term, v Verdict) {
 	})
 }
 
-// put keeps the verdict of higher precedence.
-func (e Entries) put(key Key, v Verdict) {
-	if old, ok := e[key]; !ok || old.Precedence < v.Precedence {
-		e[key] = v
-	}
+// put adds what a term says to the entry.
+func (e Entries) put(key Key, v Value) {
+	v.Merge(e[key])
+	e[key] = v
 }
 
-// resolve makes the longest match of each peer's column the right one: an entry
-// that a broader one of the same column overrules takes over its verdict.
+// resolve makes the longest match of each column the right one: an entry says the
+// best of all broader ones of its column, too.
 func (e Entries) resolve() {
 	for key, v := range e {
 		for broader := range key.broader {
-			if over, ok := e[broader]; ok && over.Precedence > v.Precedence {
-				v = over
-			}
+			v.Merge(e[broader])
 		}
 		e[key] = v
 	}
-}
-
-// broader yields the keys of the same peer and direction that cover this one,
-// the closest first.
-func (k Key) broader(yield func(Key) bool) {
-	if k.Protocol == l4.Any {
-		return
-	}
-	for k.PortBits > 0 {
-		k.PortBits--
-		k.Port &= ^uint16(0) << (16 - k.PortBits)
-		if !yield(k) {
-			return
-		}
-	}
-	yield(Key{Identity: k.Identity, Direction: k.Direction})
-}
-
-// Lookup decides as the kernel does: of the longest match for the peer itself and
-// the longest for any peer, the one of higher precedence; a denial wins a tie.
-// Nothing found is false, and a denial.
-func (e Entries) Lookup(peer identity.ID, d policy.Direction, port l4.Port) (Verdict, bool) {
-	exact, haveExact := e.longest(peer, d, port)
-	anyPeer, haveAny := e.longest(identity.Unknown, d, port)
-	if !haveExact || haveAny && (anyPeer.Precedence > exact.Precedence ||
-		anyPeer.Precedence == exact.Precedence && !anyPeer.Allow) {
-		return anyPeer, haveAny
-	}
-	return exact, true
-}
-
-func (e Entries) longest(peer identity.ID, d policy.Direction, port l4.Port) (Verdict, bool) {
-	key := Key{Identity: peer, Direction: d, Protocol: port.Protocol, Port: port.Number, PortBits: 16}
-	if port.Protocol == l4.Any {
-		key.Port, key.PortBits = 0, 0
-	}
-	if v, ok := e[key]; ok {
-		return v, true
-	}
-	for broader := range key.broader {
-		if v, ok := e[broader]; ok {
-			return v, true
-		}
-	}
-	return Verdict{}, false
 }
 
 // eachPrefix splits a range of ports, ends included, into the fewest prefixes:

@@ -145,7 +145,7 @@ func agree(t *rapid.T, entries compile.Entries, rules []*policy.Rule, opts polic
 			cookie = want.Rule.Cookie
 		}
 		byRule := want.Reason == policy.ReasonAllow || want.Reason == policy.ReasonDeny || want.Reason == policy.ReasonLocalhost
-		if !found || got.Allow != want.Allowed || got.Cookie != cookie || (got.Precedence > 0) != byRule {
+		if !found || got.Allow != want.Allowed || got.Cookie != cookie || got.Default == byRule {
 			t.Fatalf("%s of %s, peer %s, port %s: entries say %+v, the definition says %v %s by %v\n%s",
 				d, subject.Labels, peer.Labels, port, got, want.Allowed, want.Reason, want.Rule, text)
 		}
