@@ -44,7 +44,7 @@ func (t Tier) String() string { return tierNames[min(t, TierBaseline)] }
 
 // Priorities order the rules of a tier; the lowest comes first.
 const (
-	minPriority = -32768
+	minPriority = -32767
 	maxPriority = 32767
 )
 

@@ -4,6 +4,7 @@ package compile_test
 
 import (
 	"fmt"
+	"runtime"
 	"strings"
 	"testing"
 
@@ -13,27 +14,108 @@ import (
 	"cilium.local/cilium/internal/policy/compile"
 )
 
-// BenchmarkCompile compiles one endpoint's policy of 100 rules, of which a tenth
-// selects it, towards 1000 identities.
-func BenchmarkCompile(b *testing.B) {
+// The made-up cluster: a tenth as many applications as identities, and a node
+// that runs workloads of fifty of them. Each rule is about one application and
+// allows two others on two ports.
+const localApps = 50
+
+func clusterIdentity(i, n int) identity.Identity {
+	app := i % max(n/10, localApps)
+	return identity.Identity{ID: identity.MinAllocated + identity.ID(i), Labels: label.NewSet(
+		label.Label{Source: "k8s", Key: "app", Value: fmt.Sprintf("app%d", app)},
+		label.Label{Source: "k8s", Key: "copy", Value: fmt.Sprint(i)},
+		label.Label{Source: "k8s", Key: "io.kubernetes.pod.namespace", Value: fmt.Sprintf("team%d", app%20)})}
+}
+
+func clusterRules(b *testing.B, first, n, identities int) []*policy.Rule {
+	apps := max(identities/10, localApps)
 	var texts []string
-	for i := range 100 {
-		texts = append(texts, fmt.Sprintf(`{"endpointSelector": {"matchLabels": {"id": "app%d"}}, "ingress": [{"fromEndpoints": [
-			{"matchLabels": {"id": "app%d"}}], "toPorts": [{"ports": [{"port": "%d", "protocol": "TCP"}]}]}]}`, i%10, i, 1000+i))
+	for i := first; i < first+n; i++ {
+		texts = append(texts, fmt.Sprintf(`{"endpointSelector": {"matchLabels": {"app": "app%d"}}, "ingress": [{"fromEndpoints": [
+			{"matchLabels": {"k8s:app": "app%d"}}, {"matchLabels": {"k8s:app": "app%d"}}],
+			"toPorts": [{"ports": [{"port": "%d", "protocol": "TCP"}, {"port": "9000", "endPort": 9100, "protocol": "TCP"}]}]}]}`,
+			i%localApps, i*7%apps, i*13%apps, 1000+i%5000))
 	}
 	rules, err := policy.Parse("bench.json", []byte("["+strings.Join(texts, ",")+"]"))
 	if err != nil {
 		b.Fatal(err)
 	}
-	identities := identity.Reserved()
-	for i := range 1000 {
-		identities = append(identities, identity.Identity{
-			ID: identity.MinAllocated + identity.ID(i),
-			Labels: label.NewSet(label.Label{Source: "container", Key: "id", Value: fmt.Sprintf("app%d", i%100)},
-				label.Label{Source: "container", Key: "copy", Value: fmt.Sprint(i)}),
+	for i, r := range rules {
+		r.Cookie = uint32(first + i + 1)
+	}
+	return rules
+}
+
+func cluster(b *testing.B, rules, identities int) *compile.Engine {
+	e := compile.NewEngine(policy.Options{Mode: policy.ModeDefault})
+	for i := range identities {
+		e.AddIdentity(clusterIdentity(i, identities))
+	}
+	for i := range localApps {
+		e.AddSubject(clusterIdentity(i, identities))
+	}
+	for _, r := range clusterRules(b, 0, rules, identities) {
+		e.AddRule(r)
+	}
+	e.Changes()
+	return e
+}
+
+var sizes = []struct{ rules, identities int }{{100, 10000}, {1000, 100}, {1000, 1000}, {1000, 10000}, {10000, 10000}}
+
+// BenchmarkIdentity adds an identity that some rules are about, and removes it.
+func BenchmarkIdentity(b *testing.B) {
+	for _, size := range sizes {
+		b.Run(fmt.Sprintf("rules=%d/identities=%d", size.rules, size.identities), func(b *testing.B) {
+			e := cluster(b, size.rules, size.identities)
+			fresh := clusterIdentity(size.identities, size.identities)
+			for b.Loop() {
+				e.AddIdentity(fresh)
+				e.Changes()
+				e.RemoveIdentity(fresh.ID)
+				e.Changes()
+			}
 		})
 	}
-	for b.Loop() {
-		compile.Compile(identities[len(identities)-100].Labels, rules, identities, policy.Options{Mode: policy.ModeDefault})
+}
+
+// BenchmarkRule imports one more rule, and removes it.
+func BenchmarkRule(b *testing.B) {
+	for _, size := range sizes {
+		b.Run(fmt.Sprintf("rules=%d/identities=%d", size.rules, size.identities), func(b *testing.B) {
+			e := cluster(b, size.rules, size.identities)
+			fresh := clusterRules(b, size.rules, 1, size.identities)[0]
+			for b.Loop() {
+				e.AddRule(fresh)
+				e.Changes()
+				e.RemoveRule(fresh)
+				e.Changes()
+			}
+		})
+	}
+}
+
+// BenchmarkEngine builds the whole, and tells what it keeps in memory.
+func BenchmarkEngine(b *testing.B) {
+	for _, size := range sizes {
+		b.Run(fmt.Sprintf("rules=%d/identities=%d", size.rules, size.identities), func(b *testing.B) {
+			var before, after runtime.MemStats
+			entries := 0
+			for b.Loop() {
+				runtime.GC()
+				runtime.ReadMemStats(&before)
+				e := cluster(b, size.rules, size.identities)
+				runtime.GC()
+				runtime.ReadMemStats(&after)
+				entries = 0
+				for i := range localApps {
+					entries += e.Size(compile.Ref{Subject: clusterIdentity(i, size.identities).ID})
+				}
+			}
+			kept := float64(after.HeapAlloc) - float64(before.HeapAlloc)
+			b.ReportMetric(float64(entries), "entries")
+			b.ReportMetric(kept/float64(size.identities), "B/identity")
+			b.ReportMetric(kept/float64(max(entries, 1)), "B/entry")
+		})
 	}
 }
