@@ -25,7 +25,7 @@ type fakeKernel struct {
 	sets int
 }
 
-func (k *fakeKernel) Set(map[uint32]compile.Entries) error {
+func (k *fakeKernel) Apply(map[uint32]compile.Delta) error {
 	if k.full == nil {
 		k.sets++
 	}

@@ -94,7 +94,7 @@ func (n *node) endpoint(id uint16, ifindex int, who identity.ID, policyID uint32
 
 func (n *node) policy(id uint32, entries compile.Entries) {
 	n.t.Helper()
-	if err := n.Policies().Set(map[uint32]compile.Entries{id: entries}); err != nil {
+	if err := n.Policies().Apply(map[uint32]compile.Delta{id: compile.Whole(entries)}); err != nil {
 		n.t.Fatal(err)
 	}
 }

@@ -81,12 +81,12 @@ func sender(loaded *prog.Loaded) error {
 	generation := bpfmap.NewGeneration(loaded.Maps.Control)
 	policies := bpfmap.NewPolicies(loaded.Maps.Policies, loaded.Maps.PolicySpec, generation)
 	defer policies.Close()
-	err := policies.Set(map[uint32]compile.Entries{2: {
+	err := policies.Apply(map[uint32]compile.Delta{2: compile.Whole(compile.Entries{
 		{Direction: policy.Egress, Protocol: 6, Port: 80, PortBits: 16}: {
 			policy.TierNormal: compile.NewCandidate(policy.Allow, 0, 2, compile.ResponseDrop),
 		},
 		{Direction: policy.Egress}: {compile.TierDefault: compile.NewCandidate(policy.Deny, 0, 2, compile.ResponseDrop)},
-	}})
+	})})
 	if err != nil {
 		return err
 	}

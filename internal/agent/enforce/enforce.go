@@ -29,8 +29,8 @@ import (
 
 // Kernel holds policies by number; bpfmap.Policies implements it.
 type Kernel interface {
-	// Set replaces the given policies, all or none.
-	Set(policies map[uint32]compile.Entries) error
+	// Apply changes the given policies, all or none.
+	Apply(changes map[uint32]compile.Delta) error
 	// Delete removes policies; missing ones are no error.
 	Delete(ids ...uint32) error
 }

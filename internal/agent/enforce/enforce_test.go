@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"maps"
 	"strings"
 	"sync"
 	"testing"
@@ -29,14 +28,16 @@ type kernel struct {
 	broken   error
 }
 
-func (k *kernel) Set(changes map[uint32]compile.Entries) error {
+func (k *kernel) Apply(changes map[uint32]compile.Delta) error {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	if k.broken != nil {
 		return k.broken
 	}
 	k.sets++
-	maps.Copy(k.policies, changes)
+	for id, delta := range changes {
+		k.policies[id] = k.policies[id].Apply(delta)
+	}
 	return nil
 }
 

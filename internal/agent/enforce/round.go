@@ -101,7 +101,11 @@ func (f *Enforcer) Mode() policy.Mode {
 // for every identity in use. The caller holds rounds.
 func (f *Enforcer) apply(changed map[uint32]compile.Entries, revision uint64, all bool) error {
 	if len(changed) > 0 {
-		if err := f.cfg.Kernel.Set(changed); err != nil {
+		deltas := make(map[uint32]compile.Delta, len(changed))
+		for number, entries := range changed {
+			deltas[number] = compile.Whole(entries)
+		}
+		if err := f.cfg.Kernel.Apply(deltas); err != nil {
 			return fmt.Errorf("put %d policies of revision %d into the kernel: %w", len(changed), revision, err)
 		}
 	}

@@ -5,7 +5,6 @@ package bpfmap
 import (
 	"errors"
 	"fmt"
-	"maps"
 	"slices"
 	"sync"
 	"time"
@@ -13,10 +12,6 @@ import (
 	"github.com/cilium/ebpf"
 	"golang.org/x/sys/unix"
 
-	"cilium.local/cilium/internal/datapath/abi"
-	"cilium.local/cilium/internal/identity"
-	"cilium.local/cilium/internal/l4"
-	"cilium.local/cilium/internal/policy"
 	"cilium.local/cilium/internal/policy/compile"
 )
 
@@ -36,46 +31,65 @@ func (e *TooLargeError) Error() string {
 // banks; the generation says which bank is in force. A change of any number of
 // policies is prepared in the idle bank and takes effect with one write.
 //
-// Maps are changed in place while their bank is idle: only a new policy needs a
-// new map, which costs a grace period of the kernel, some ten milliseconds.
+// Maps are changed in place while their bank is idle, so that a change costs what
+// changes: only a new policy needs new maps, which cost a grace period of the
+// kernel, some ten milliseconds. The kernel holds the only copy of the entries.
 type Policies struct {
-	outer      *ebpf.Map
-	spec       *ebpf.MapSpec
+	slots      slots
+	capacity   int // of one policy
+	last       uint32
 	generation *Generation
+	inherited  bool // an earlier agent may have left policies
+	wait       func()
 
-	mu    sync.Mutex
-	banks [2]map[uint32]*bankMap
+	mu   sync.Mutex
+	held map[uint32]*heldPolicy
 	// settled is closed once no packet reads the idle bank any more: those that
 	// began before the last flip are through.
 	settled chan struct{}
-	// behind are the policies of which the idle bank has an older version.
-	behind map[uint32]bool
+	// behind says, of the policies of which the idle bank has another version than
+	// the bank in force, what it lacks.
+	behind map[uint32]lag
 }
 
-// bankMap is a policy's map in one bank with what is in it. A nil content is
-// unknown: the map is written anew.
-type bankMap struct {
-	m       *ebpf.Map
-	content compile.Entries
+// heldPolicy is what is known of a policy: its map in each bank, nil for none.
+type heldPolicy struct {
+	maps [2]entryMap
+	size int // entries in force
+}
+
+// lag is what a map of the idle bank lacks: a delta, or with unknown set that has
+// to be found out by comparing it with the one in force.
+type lag struct {
+	unknown bool
+	delta   compile.Delta
 }
 
 // NewPolicies wraps the policies map; spec describes one policy's map.
 func NewPolicies(outer *ebpf.Map, spec *ebpf.MapSpec, g *Generation) *Policies {
+	p := newPolicies(kernelSlots{outer, spec}, int(spec.MaxEntries), outer.MaxEntries()/2-1, g)
+	p.wait = waitForPackets
+	return p
+}
+
+func newPolicies(s slots, capacity int, last uint32, g *Generation) *Policies {
 	settled := make(chan struct{})
 	close(settled)
+	generation, err := g.add(0)
 	return &Policies{
-		outer: outer, spec: spec, generation: g, settled: settled, behind: make(map[uint32]bool),
-		banks: [2]map[uint32]*bankMap{make(map[uint32]*bankMap), make(map[uint32]*bankMap)},
+		slots: s, capacity: capacity, last: last, generation: g, inherited: err != nil || generation != 0,
+		wait: func() {}, held: make(map[uint32]*heldPolicy), settled: settled, behind: make(map[uint32]lag),
 	}
 }
 
-// Set replaces the given policies, all at once: every packet is decided either
-// wholly by the old ones or wholly by the new. On an error the old stay in force.
-// The entries belong to Policies from then on.
-func (p *Policies) Set(changes map[uint32]compile.Entries) error {
-	if len(changes) == 0 {
-		return nil
-	}
+// Apply changes the given policies, all at once: every packet is decided either
+// wholly by the old ones or wholly by the new. On an error the old stay in force,
+// and the same changes can be tried again. A Reset to what is in force already
+// writes nothing. The deltas belong to Policies from then on.
+//
+// After a restart of the agent, the first call names every policy that endpoints
+// use, with Reset: of others the version in force would change unseen.
+func (p *Policies) Apply(changes map[uint32]compile.Delta) error {
 	if err := p.check(changes); err != nil {
 		return err
 	}
@@ -85,32 +99,177 @@ func (p *Policies) Set(changes map[uint32]compile.Entries) error {
 	if err != nil {
 		return err
 	}
-	idle := 1 - force
-	<-p.settled
-	wanted := make(map[uint32]compile.Entries, len(changes)+len(p.behind))
-	for id := range p.behind {
-		wanted[id] = p.banks[force][id].content
+	if err := p.adopt(changes); err != nil {
+		return err
 	}
-	maps.Copy(wanted, changes)
-	if err := p.write(idle, wanted); err != nil {
-		// Some of the idle bank may be written: the next change starts from what is
-		// in force.
-		for id := range wanted {
-			if p.banks[force][id] != nil {
-				p.behind[id] = true
+	changes, err = p.news(force, changes)
+	if err != nil || len(changes) == 0 {
+		return err
+	}
+	<-p.settled
+	err = p.prepare(1-force, changes)
+	if err == nil {
+		err = p.generation.flip()
+	}
+	if err != nil {
+		p.distrust(changes)
+		return err
+	}
+	p.follow(changes)
+	p.settle()
+	return nil
+}
+
+// check refuses what cannot fit before anything is touched.
+func (p *Policies) check(changes map[uint32]compile.Delta) error {
+	for id, delta := range changes {
+		if id == 0 || id > p.last {
+			return fmt.Errorf("policy %d: numbers go from 1 to %d; raise --policies-max", id, p.last)
+		}
+		if delta.Size > p.capacity {
+			return &TooLargeError{PolicyID: id, Entries: delta.Size, Max: p.capacity}
+		}
+	}
+	return nil
+}
+
+// news leaves out the changes that change nothing.
+func (p *Policies) news(force uint32, changes map[uint32]compile.Delta) (map[uint32]compile.Delta, error) {
+	news := make(map[uint32]compile.Delta, len(changes))
+	for id, delta := range changes {
+		h := p.held[id]
+		switch {
+		case h == nil || h.maps[force] == nil:
+		case !delta.Reset && len(delta.Put) == 0 && len(delta.Delete) == 0:
+			continue
+		case delta.Reset:
+			entries, err := readEntries(h.maps[force])
+			if err != nil {
+				return nil, fmt.Errorf("policy %d: %w", id, err)
 			}
+			if h.size = len(entries); same(entries, delta.Put) {
+				continue
+			}
+		}
+		news[id] = delta
+	}
+	return news, nil
+}
+
+// prepare makes the idle bank what is wanted: what is in force, and the changes.
+func (p *Policies) prepare(idle uint32, changes map[uint32]compile.Delta) error {
+	fresh := make(map[uint32]entryMap) // by slot
+	for _, id := range p.touched(changes) {
+		if err := p.prepareOne(idle, id, changes, fresh); err != nil {
+			closeAll(fresh)
+			return fmt.Errorf("policy %d: %w", id, err)
+		}
+	}
+	if err := p.slots.install(fresh); err != nil {
+		closeAll(fresh)
+		for number := range fresh { // some may be in their slots
+			p.behind[number/2] = lag{unknown: true}
 		}
 		return err
 	}
-	if err := p.generation.flip(); err != nil {
+	for number, m := range fresh {
+		h := p.held[number/2]
+		if h == nil {
+			h = &heldPolicy{}
+			p.held[number/2] = h
+		}
+		if old := h.maps[number%2]; old != nil {
+			old.Close()
+		}
+		h.maps[number%2] = m
+	}
+	return nil
+}
+
+// touched are the policies that a change has to write: its own, and those of
+// which the idle bank is behind, because with the change all of it comes in force.
+func (p *Policies) touched(changes map[uint32]compile.Delta) []uint32 {
+	ids := make([]uint32, 0, len(changes)+len(p.behind))
+	for id := range changes {
+		ids = append(ids, id)
+	}
+	for id := range p.behind {
+		if _, ok := changes[id]; !ok {
+			ids = append(ids, id)
+		}
+	}
+	slices.Sort(ids)
+	return ids
+}
+
+// prepareOne writes one policy of the idle bank. Maps that it has to make go to
+// fresh.
+func (p *Policies) prepareOne(idle, id uint32, changes map[uint32]compile.Delta, fresh map[uint32]entryMap) error {
+	change, changed := changes[id]
+	var target, inForce entryMap
+	if h := p.held[id]; h != nil {
+		target, inForce = h.maps[idle], h.maps[1-idle]
+	}
+	if inForce == nil {
+		// New: empty in the bank in force, so that the next change need not wait
+		// for another new map. No endpoint names it yet.
+		if err := p.create(slot(id, 1-idle), fresh); err != nil {
+			return err
+		}
+	}
+	behind := p.behind[id]
+	if target == nil || target.MaxEntries() != uint32(p.capacity) {
+		if err := p.create(slot(id, idle), fresh); err != nil {
+			return err
+		}
+		target, behind.unknown = fresh[slot(id, idle)], true
+	}
+	switch {
+	case changed && change.Reset:
+		return replaceEntries(target, change.Put)
+	case behind.unknown:
+		entries, err := entriesOf(inForce)
+		if err != nil {
+			return err
+		}
+		return replaceEntries(target, entries.Apply(change))
+	}
+	if err := changeEntries(target, behind.delta); err != nil {
 		return err
 	}
-	clear(p.behind)
-	for id := range changes {
-		p.behind[id] = true
+	return changeEntries(target, change)
+}
+
+func (p *Policies) create(number uint32, fresh map[uint32]entryMap) error {
+	m, err := p.slots.create()
+	if err != nil {
+		return fmt.Errorf("create a map: %w", err)
 	}
-	p.settle()
+	fresh[number] = m
 	return nil
+}
+
+// distrust notes that the idle bank is partly written: the next change starts
+// from what is in force.
+func (p *Policies) distrust(changes map[uint32]compile.Delta) {
+	for _, id := range p.touched(changes) {
+		if p.held[id] != nil {
+			p.behind[id] = lag{unknown: true}
+		}
+	}
+}
+
+// follow notes, after a flip, what the bank lacks that went out of force. Of a
+// whole policy no copy is kept.
+func (p *Policies) follow(changes map[uint32]compile.Delta) {
+	clear(p.behind)
+	for id, delta := range changes {
+		p.held[id].size = delta.Size
+		p.behind[id] = lag{delta: delta}
+		if delta.Reset {
+			p.behind[id] = lag{unknown: true}
+		}
+	}
 }
 
 // settle waits aside until every packet that may read the bank that just went out
@@ -120,7 +279,7 @@ func (p *Policies) settle() {
 	p.settled = settled
 	go func() {
 		defer close(settled)
-		waitForPackets()
+		p.wait()
 	}()
 }
 
@@ -134,128 +293,78 @@ func waitForPackets() {
 	}
 }
 
-// check refuses what cannot fit before anything is touched.
-func (p *Policies) check(changes map[uint32]compile.Entries) error {
-	for id, entries := range changes {
-		if maximum := p.outer.MaxEntries()/2 - 1; id == 0 || id > maximum {
-			return fmt.Errorf("policy %d: ids go from 1 to %d; raise --policies-max", id, maximum)
-		}
-		if len(entries) > int(p.spec.MaxEntries) {
-			return &TooLargeError{PolicyID: id, Entries: len(entries), Max: int(p.spec.MaxEntries)}
-		}
-	}
-	return nil
-}
+// adopters bounds the system calls that wait for a grace period side by side.
+const adopters = 32
 
-// write brings the policies of a bank that is not in force to what is wanted.
-func (p *Policies) write(bank uint32, wanted map[uint32]compile.Entries) error {
-	fresh := make(map[uint32]*bankMap)
-	for id, entries := range wanted {
-		have := p.banks[bank][id]
-		if have == nil {
-			m, err := ebpf.NewMap(p.spec)
-			if err != nil {
-				closeAll(fresh)
-				return fmt.Errorf("create the map of policy %d: %w", id, err)
-			}
-			have = &bankMap{m: m, content: compile.Entries{}}
-			fresh[id] = have
-		}
-		if err := have.become(entries); err != nil {
-			closeAll(fresh)
-			return fmt.Errorf("policy %d: %w", id, err)
-		}
-	}
-	if err := p.install(bank, fresh); err != nil {
-		closeAll(fresh)
-		return err
-	}
-	maps.Copy(p.banks[bank], fresh)
-	return nil
-}
-
-// become makes the map hold exactly the entries.
-func (b *bankMap) become(entries compile.Entries) error {
-	have := b.content
-	b.content = nil
-	if have == nil {
-		var err error
-		if have, err = readEntries(b.m); err != nil {
-			return err
-		}
-	}
-	for key := range have {
-		if _, stays := entries[key]; stays {
-			continue
-		}
-		old := policyKey(key)
-		if err := b.m.Delete(&old); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
-			return fmt.Errorf("remove an entry: %w", err)
-		}
-	}
-	var keys []abi.PolicyKey
-	var values []abi.PolicyValue
-	for key, entry := range entries {
-		if old, same := have[key]; same && old == entry {
-			continue
-		}
-		keys = append(keys, policyKey(key))
-		values = append(values, policyValue(entry))
-	}
-	if len(keys) > 0 {
-		if _, err := b.m.BatchUpdate(keys, values, nil); err != nil {
-			return fmt.Errorf("write %d entries: %w", len(keys), err)
-		}
-	}
-	b.content = entries
-	return nil
-}
-
-// install puts new maps into a bank, in one batch: the kernel waits for a grace
-// period once a call.
-func (p *Policies) install(bank uint32, built map[uint32]*bankMap) error {
-	slots := make([]uint32, 0, len(built))
-	fds := make([]uint32, 0, len(built))
-	for _, id := range slices.Sorted(maps.Keys(built)) {
-		slots = append(slots, slot(id, bank))
-		fds = append(fds, uint32(built[id].m.FD()))
-	}
-	if len(slots) == 0 {
+// adopt takes over the maps that an earlier agent left for the policies. Before
+// kernel 6.8 each look into a slot costs a grace period, so they wait together.
+func (p *Policies) adopt(changes map[uint32]compile.Delta) error {
+	if !p.inherited {
 		return nil
 	}
-	_, err := p.outer.BatchUpdate(slots, fds, nil)
-	if errors.Is(err, ebpf.ErrNotSupported) {
-		for i := range slots {
-			if err := p.outer.Put(slots[i], fds[i]); err != nil {
-				return fmt.Errorf("install policy map in slot %d: %w", slots[i], err)
-			}
+	var (
+		group   sync.WaitGroup
+		mu      sync.Mutex
+		errs    []error
+		tickets = make(chan struct{}, adopters)
+		found   = make(map[uint32]*heldPolicy)
+	)
+	for id := range changes {
+		if p.held[id] != nil {
+			continue
 		}
-		return nil
+		found[id] = &heldPolicy{}
+		for bank := range uint32(2) {
+			tickets <- struct{}{}
+			group.Go(func() {
+				m, err := p.slots.open(slot(id, bank))
+				<-tickets
+				mu.Lock()
+				defer mu.Unlock()
+				found[id].maps[bank] = m
+				if err != nil {
+					errs = append(errs, fmt.Errorf("look for policy %d of an earlier agent: %w", id, err))
+				}
+			})
+		}
 	}
-	if err != nil {
-		return fmt.Errorf("install %d policy maps: %w", len(slots), err)
+	group.Wait()
+	if len(errs) > 0 {
+		for _, h := range found {
+			h.close()
+		}
+		return errors.Join(errs...)
+	}
+	for id, h := range found {
+		if h.maps[0] != nil || h.maps[1] != nil {
+			p.held[id] = h
+			p.behind[id] = lag{unknown: true}
+		}
 	}
 	return nil
 }
 
-// Delete removes policies; endpoints that still name them are closed. Their maps
-// are emptied and stay, a few hundred bytes each, for the next policy of the same
-// number: taking a map out of its slot costs a grace period.
+// Delete empties policies, which no endpoint may name any more. Their maps stay, a
+// few hundred bytes each, for the next policy of the same number: taking a map out
+// of its slot costs a grace period. Missing policies are no error.
 func (p *Policies) Delete(ids ...uint32) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	var failed []error
 	for _, id := range ids {
+		h := p.held[id]
+		if h == nil {
+			continue
+		}
+		h.size = 0
 		delete(p.behind, id)
-		for bank := range uint32(2) {
-			b := p.banks[bank][id]
-			if b == nil {
-				// Of an earlier agent, or never there.
-				if err := p.outer.Delete(slot(id, bank)); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
-					failed = append(failed, fmt.Errorf("delete policy %d: %w", id, err))
-				}
-			} else if err := b.become(compile.Entries{}); err != nil {
+		for _, m := range h.maps {
+			if m == nil {
+				continue
+			}
+			if err := replaceEntries(m, nil); err != nil {
 				failed = append(failed, fmt.Errorf("empty policy %d: %w", id, err))
+				p.behind[id] = lag{unknown: true}
 			}
 		}
 	}
@@ -269,14 +378,10 @@ func (p *Policies) Delete(ids ...uint32) error {
 func (p *Policies) IDs() ([]uint32, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	force, err := p.generation.bank()
-	if err != nil {
-		return nil, err
-	}
 	var ids []uint32
-	for id, b := range p.banks[force] {
+	for id, h := range p.held {
 		// An emptied map is only kept for the next policy of its number.
-		if b.content == nil || len(b.content) > 0 {
+		if h.size > 0 {
 			ids = append(ids, id)
 		}
 	}
@@ -293,72 +398,29 @@ func (p *Policies) Get(id uint32) (compile.Entries, error) {
 	if err != nil {
 		return nil, err
 	}
-	b := p.banks[force][id]
-	if b == nil {
+	h := p.held[id]
+	if h == nil || h.maps[force] == nil {
 		return nil, fmt.Errorf("policy %d: %w", id, ebpf.ErrKeyNotExist)
 	}
-	return readEntries(b.m)
-}
-
-func readEntries(m *ebpf.Map) (compile.Entries, error) {
-	entries := make(compile.Entries)
-	var key abi.PolicyKey
-	var value abi.PolicyValue
-	iterator := m.Iterate()
-	for iterator.Next(&key, &value) {
-		entries[entryKey(key)] = entryValue(value)
-	}
-	if err := iterator.Err(); err != nil {
-		return nil, fmt.Errorf("read policy entries: %w", err)
-	}
-	return entries, nil
+	return readEntries(h.maps[force])
 }
 
 // Close frees this process's handles; the maps stay in their slots.
 func (p *Policies) Close() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	for _, bank := range p.banks {
-		closeAll(bank)
-		clear(bank)
+	for _, h := range p.held {
+		h.close()
 	}
+	clear(p.held)
 	clear(p.behind)
 }
 
-func slot(id, bank uint32) uint32 { return 2*id + bank }
-
-func closeAll(built map[uint32]*bankMap) {
-	for _, b := range built {
-		b.m.Close()
+func (h *heldPolicy) close() {
+	for bank, m := range h.maps {
+		if m != nil {
+			m.Close()
+			h.maps[bank] = nil
+		}
 	}
-}
-
-// Bits of the key before the protocol, before the port, and in all.
-const (
-	peerAndDirectionBits = 40
-	protocolBits         = 48
-)
-
-func policyKey(k compile.Key) abi.PolicyKey {
-	key := abi.PolicyKey{
-		Prefixlen: peerAndDirectionBits,
-		Peer:      uint32(k.Identity),
-		Direction: uint8(k.Direction),
-	}
-	if k.Protocol != l4.Any {
-		key.Protocol = uint8(k.Protocol)
-		key.Prefixlen = protocolBits + uint32(k.PortBits)
-		key.Port = abi.WirePort(k.Port)
-	}
-	return key
-}
-
-func entryKey(k abi.PolicyKey) compile.Key {
-	key := compile.Key{Identity: identity.ID(k.Peer), Direction: policy.Direction(k.Direction)}
-	if k.Prefixlen >= protocolBits {
-		key.Protocol = l4.Protocol(k.Protocol)
-		key.PortBits = uint8(k.Prefixlen - protocolBits)
-		key.Port = abi.Port(k.Port)
-	}
-	return key
 }
