@@ -38,6 +38,8 @@ func (o *options) register(f *pflag.FlagSet) {
 	f.StringVar(&o.mode, "enable-policy", string(policy.ModeDefault), "policy enforcement: default, always or never")
 	f.BoolVar(&c.Policy.AllowLocalhost, "allow-localhost", false, "let the node itself reach its workloads whatever the policy says")
 	f.StringSliceVar(&c.Policy.LabelFilters, "labels", nil, "filters [!][source:]prefix that choose the labels identities are made of")
+	f.StringToStringVar(&c.Policy.NodeLabels, "node-labels", nil, "KEY=VALUE,...: labels of this node, for rules with fromNodes and toNodes")
+	f.StringVar(&c.Policy.ServicesFile, "services-file", "", "JSON or YAML list of the services that toServices is about; empty for none")
 	f.StringSliceVar(&c.Store.Endpoints, "kvstore-endpoints", nil, "URLs of an etcd cluster; without any, the agent runs one itself for this node")
 	f.StringVar(&c.Docker, "docker", "", "unix socket of Docker's API, for the labels of its containers; empty for none")
 	f.StringVar(&c.Metrics, "prometheus-serve-addr", "", "address to serve Prometheus metrics at, such as 127.0.0.1:9962; empty for none")

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"cilium.local/cilium/internal/agent/addressbook"
+	"cilium.local/cilium/internal/agent/cidrid"
 	"cilium.local/cilium/internal/agent/enforce"
 	"cilium.local/cilium/internal/apiserver"
 	"cilium.local/cilium/internal/datapath"
@@ -30,7 +31,7 @@ import (
 	"cilium.local/cilium/internal/label"
 	"cilium.local/cilium/internal/metrics"
 	"cilium.local/cilium/internal/observe"
-	"cilium.local/cilium/internal/policy/compile"
+	"cilium.local/cilium/internal/policy"
 	"cilium.local/cilium/internal/version"
 )
 
@@ -49,7 +50,7 @@ type Agent struct {
 	host       *device.Host
 	dp         *datapath.Datapath
 	store      *kvstore.Store
-	identities *idalloc.Allocator
+	identities *identities
 	book       *addressbook.Book
 	rules      *ruleBook
 	enforcer   *enforce.Enforcer
@@ -59,6 +60,7 @@ type Agent struct {
 	hub        *observe.Hub
 	api        *apiserver.Server
 
+	policyOptions   policy.Options // but for the mode, which may have changed
 	lastPolicyError atomic.Pointer[error]
 	lostIdentities  chan identity.Identity // given to other labels while the store was away
 	closers         []func()
@@ -156,7 +158,8 @@ func (a *Agent) gatewayMAC() net.HardwareAddr {
 	return mac
 }
 
-func (a *Agent) datapathConfig() datapath.Config {
+// sizes returns the capacities of the kernel's tables.
+func (a *Agent) sizes() prog.Sizes {
 	d := a.cfg.Datapath
 	sizes := prog.DefaultSizes()
 	for _, s := range []struct {
@@ -170,13 +173,18 @@ func (a *Agent) datapathConfig() datapath.Config {
 			*s.size = s.value
 		}
 	}
+	return sizes
+}
+
+func (a *Agent) datapathConfig() datapath.Config {
+	d := a.cfg.Datapath
 	constants := prog.Constants{
 		GatewayIPv4: gateway(a.cfg.Network.IPv4Range), GatewayIPv6: gateway(a.cfg.Network.IPv6Range),
 		WorldIPv4: identity.WorldIPv4, WorldIPv6: identity.WorldIPv6, TracePackets: d.TracePackets,
 	}
 	copy(constants.GatewayMAC[:], a.host.MAC)
 	return datapath.Config{
-		PinDir: a.cfg.BPFRoot, Constants: constants, Sizes: sizes,
+		PinDir: a.cfg.BPFRoot, Constants: constants, Sizes: a.sizes(),
 		LegacyHooks: d.LegacyHooks || !a.kernel.TCX,
 	}
 }
@@ -190,8 +198,15 @@ func (a *Agent) openStore(ctx context.Context) (err error) {
 	}
 	a.onClose(func() { _ = a.store.Close() })
 	a.lostIdentities = make(chan identity.Identity, 64)
-	a.identities = idalloc.New(a.store, a.cfg.NodeName, a.log,
-		idalloc.WithConflict(func(id identity.Identity) { a.lostIdentities <- id }))
+	earlier, err := a.dp.Addresses().Dump()
+	if err != nil {
+		return err
+	}
+	a.identities = &identities{
+		Allocator: idalloc.New(a.store, a.cfg.NodeName, a.log,
+			idalloc.WithConflict(func(id identity.Identity) { a.lostIdentities <- id })),
+		prefixes: cidrid.New(earlier), host: hostIdentity(a.cfg.NodeName, a.cfg.Policy.NodeLabels),
+	}
 	return nil
 }
 
@@ -216,9 +231,14 @@ func (a *Agent) openPolicy(context.Context) (err error) {
 	if a.rules, err = openRules(a.cfg.path("policy.json")); err != nil {
 		return err
 	}
+	if a.policyOptions, err = a.cfg.Policy.options(); err != nil {
+		return err
+	}
+	a.rows = newRows(a.dp, int(a.sizes().Addresses), a.log)
 	a.enforcer = enforce.New(enforce.Config{
-		Kernel: a.dp.Policies(), Rules: a.rules.present, Identities: a.identities.Identities,
-		Options:  compile.Options{Mode: a.cfg.Policy.Mode, AllowLocalhost: a.cfg.Policy.AllowLocalhost},
+		Kernel: a.dp.Policies(), Addresses: a.rows, Prefixes: a.identities.prefixes,
+		Rules: a.rules.present, Identities: a.identities.Shared,
+		Options: a.policyOptions, MaxEntries: int(a.sizes().PolicyEntries),
 		Realized: func(revision uint64) { a.lastPolicyError.Store(nil); a.endpoints.Realized(revision) },
 		Failed:   func(err error) { a.lastPolicyError.Store(&err); a.endpoints.Failed(err) },
 		Log:      a.log,
@@ -240,7 +260,6 @@ func (a *Agent) openEndpoints(context.Context) error {
 	if err != nil {
 		return fmt.Errorf("--labels: %w", err)
 	}
-	a.rows = newRows(a.dp, a.log)
 	a.endpoints, err = endpoint.New(endpoint.Config{
 		Dir: a.cfg.path("endpoints"), HostName: device.HostName, PeerName: device.PeerName,
 		HostMAC: a.host.MAC, MTU: a.mtu,

@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"os"
 	"path/filepath"
 
 	"cilium.local/cilium/internal/policy"
@@ -41,6 +42,24 @@ type PolicyConfig struct {
 	Mode           policy.Mode
 	AllowLocalhost bool
 	LabelFilters   []string // [!][source:]prefix; empty: the default choice
+	NodeLabels     map[string]string
+	ServicesFile   string // that toServices is about; empty: no services
+}
+
+// options returns what bears on decisions. The services are read once.
+func (c *PolicyConfig) options() (policy.Options, error) {
+	opts := policy.Options{Mode: c.Mode, AllowLocalhost: c.AllowLocalhost}
+	if c.ServicesFile == "" {
+		return opts, nil
+	}
+	data, err := os.ReadFile(c.ServicesFile)
+	if err == nil {
+		opts.Services, err = policy.ParseServices(c.ServicesFile, data)
+	}
+	if err != nil {
+		return opts, fmt.Errorf("--services-file: %w", err)
+	}
+	return opts, nil
 }
 
 // StoreConfig names the key-value store; without endpoints it is embedded.

@@ -5,8 +5,11 @@ package agent
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"net/netip"
+	"sync/atomic"
+	"time"
 
 	"cilium.local/cilium/internal/agent/ipcache"
 	"cilium.local/cilium/internal/datapath"
@@ -14,6 +17,7 @@ import (
 	"cilium.local/cilium/internal/datapath/device"
 	"cilium.local/cilium/internal/endpoint"
 	"cilium.local/cilium/internal/identity"
+	"cilium.local/cilium/internal/policy"
 	"cilium.local/cilium/internal/reconcile"
 	"cilium.local/cilium/internal/table"
 )
@@ -26,17 +30,24 @@ type rows struct {
 	addresses *table.Table[netip.Prefix, identity.ID]
 	ipcache   *ipcache.Cache
 
+	capacity int         // of the table of addresses
+	running  atomic.Bool // the writers are, so that waiting for them ends
+
 	endpointsWriter *reconcile.Reconciler[netip.Addr, bpfmap.Endpoint]
 	addressesWriter *reconcile.Reconciler[netip.Prefix, identity.ID]
 }
 
-func newRows(dp *datapath.Datapath, log *slog.Logger) *rows {
+func newRows(dp *datapath.Datapath, capacity int, log *slog.Logger) *rows {
 	r := &rows{
-		dp:        dp,
+		dp: dp, capacity: capacity,
 		endpoints: table.New[netip.Addr, bpfmap.Endpoint]("endpoints"),
 		addresses: table.New[netip.Prefix, identity.ID]("ipcache"),
 	}
 	r.ipcache = ipcache.New(r.addresses)
+	// Without these an IPv4 address, which the kernel's table has in its IPv6 form,
+	// would be part of a rule's ::/0.
+	r.ipcache.Set(ipcache.World, netip.MustParsePrefix("0.0.0.0/0"), identity.WorldIPv4)
+	r.ipcache.Set(ipcache.World, netip.MustParsePrefix("::/0"), identity.WorldIPv6)
 	r.endpointsWriter = reconcile.New(r.endpoints, dp.Endpoints(), reconcile.Options[bpfmap.Endpoint]{Log: log})
 	r.addressesWriter = reconcile.New(r.addresses, dp.Addresses(), reconcile.Options[identity.ID]{Log: log})
 	return r
@@ -107,6 +118,44 @@ func (r *rows) Detach(e endpoint.Endpoint) error {
 func (r *rows) Flush(addr netip.Addr) error {
 	_, err := r.dp.Flows().Flush(addr)
 	return err
+}
+
+// Put makes prefixes those of identities, and waits until the kernel has them.
+func (r *rows) Put(ids []identity.Identity) error {
+	have := r.addresses.Len()
+	if have+len(ids) > r.capacity {
+		return fmt.Errorf("the rules name %d prefixes that are new, but the table of addresses holds %d and has %d; "+
+			"name fewer prefixes or raise --ipcache-max", len(ids), r.capacity, have)
+	}
+	for _, id := range ids {
+		r.ipcache.Set(ipcache.CIDR, policy.LabelledPrefix(id.Labels), id.ID)
+	}
+	return r.waitPrefixes(ids)
+}
+
+// Remove takes prefixes from identities, and waits until the kernel forgot them.
+func (r *rows) Remove(ids []identity.Identity) error {
+	for _, id := range ids {
+		r.ipcache.Unset(ipcache.CIDR, policy.LabelledPrefix(id.Labels))
+	}
+	return r.waitPrefixes(ids)
+}
+
+// prefixWait is how long the kernel may take to write down prefixes.
+const prefixWait = 10 * time.Second
+
+func (r *rows) waitPrefixes(ids []identity.Identity) error {
+	if !r.running.Load() {
+		return nil // before the start rows are only staged
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), prefixWait)
+	defer cancel()
+	for _, id := range ids {
+		if err := r.addressesWriter.WaitKey(ctx, policy.LabelledPrefix(id.Labels)); err != nil {
+			return fmt.Errorf("write down who is behind %s: %w", policy.LabelledPrefix(id.Labels), err)
+		}
+	}
+	return nil
 }
 
 // setHost makes the addresses those of the node itself.

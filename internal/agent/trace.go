@@ -24,7 +24,8 @@ func (p policyAPI) Trace(q apiserver.TraceQuery) (apiserver.Trace, error) {
 	}
 	flow := policy.Flow{Source: p.party(q.From), Dest: p.party(q.To)}
 	rules, _ := p.present()
-	opts := policy.Options{Mode: p.a.enforcer.Mode(), AllowLocalhost: p.a.cfg.Policy.AllowLocalhost}
+	opts := p.a.policyOptions
+	opts.Mode = p.a.enforcer.Mode()
 	result := apiserver.Trace{Allowed: true}
 	var logs []string
 	var details []policy.Trace
@@ -82,8 +83,7 @@ func (p policyAPI) party(q apiserver.Party) policy.Party {
 			q.Identity = known.ID
 		}
 	}
-	managed := !q.Identity.IsReserved() || q.Identity == identity.Init
-	return policy.Party{ID: q.Identity, Labels: q.Labels, Local: managed}
+	return policy.Party{ID: q.Identity, Labels: q.Labels, Local: q.Identity.HasPolicy(), Addr: q.Addr}
 }
 
 // identityOf finds the identity of an address as the kernel would.
@@ -142,6 +142,7 @@ func collect(err error, problems *[]api.PolicyProblem) {
 // enforced tells which directions of a workload are under enforcement.
 func (b *ruleBook) enforced(mode policy.Mode, labels label.Set) (ingress, egress bool) {
 	rules, _ := b.present()
+	rules = policy.Enforcing(rules)
 	ingress, _ = policy.Enforced(rules, mode, labels, policy.Ingress)
 	egress, _ = policy.Enforced(rules, mode, labels, policy.Egress)
 	return ingress, egress

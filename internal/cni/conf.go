@@ -7,7 +7,9 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
+	"slices"
 	"strings"
 
 	"github.com/containernetworking/cni/pkg/skel"
@@ -15,6 +17,8 @@ import (
 
 	"cilium.local/cilium/api"
 	"cilium.local/cilium/api/client/pending"
+	"cilium.local/cilium/internal/l4"
+	"cilium.local/cilium/internal/label"
 )
 
 // conf is the network configuration that a runtime passes on standard input.
@@ -29,8 +33,8 @@ type conf struct {
 				Key   string `json:"key"`
 				Value string `json:"value"`
 			} `json:"labels"`
-			IPs        []string        `json:"ips"` // wanted addresses, one of a family
-			NamedPorts json.RawMessage `json:"namedPorts"`
+			IPs        []string        `json:"ips"`        // wanted addresses, one of a family
+			NamedPorts json.RawMessage `json:"namedPorts"` // {name: 80 or "53/udp"}
 		} `json:"cni"`
 	} `json:"args"`
 	RuntimeConfig struct {
@@ -63,9 +67,6 @@ func parseConf(stdin []byte) (*conf, error) {
 // supported refuses by name what ADD would otherwise silently not do.
 func (c *conf) supported() error {
 	refuse := func(what, cure string) error { return types.NewError(types.ErrInvalidNetworkConfig, what, cure) }
-	if present(c.Args.CNI.NamedPorts) {
-		return refuse("args.cni.namedPorts is not enforced by this version", "remove it and write port numbers into the policy")
-	}
 	if present(c.RuntimeConfig.PortMappings) {
 		return refuse("runtimeConfig.portMappings is not available", "remove the capability portMappings from the configuration")
 	}
@@ -123,7 +124,48 @@ func (c *conf) labels() ([]string, error) {
 		}
 		labels = append(labels, source+l.Key+"="+l.Value)
 	}
+	ports, err := c.portLabels()
+	return append(labels, ports...), err
+}
+
+// portLabels returns the labels that give ports names.
+func (c *conf) portLabels() ([]string, error) {
+	if !present(c.Args.CNI.NamedPorts) {
+		return nil, nil
+	}
+	refuse := func(what string) error {
+		return types.NewError(types.ErrInvalidNetworkConfig, "args.cni.namedPorts: "+what, `write {"NAME": 80} or {"NAME": "53/udp"}`)
+	}
+	var ports map[string]json.RawMessage
+	if err := json.Unmarshal(c.Args.CNI.NamedPorts, &ports); err != nil {
+		return nil, refuse("not an object of names and ports")
+	}
+	var labels []string
+	for _, name := range slices.Sorted(maps.Keys(ports)) {
+		port, err := namedPort(ports[name])
+		if err != nil || name == "" {
+			return nil, refuse(fmt.Sprintf("%q is not the name of a port", name))
+		}
+		labels = append(labels, source+label.PortPrefix+name+"="+port)
+	}
 	return labels, nil
+}
+
+// namedPort returns a port as labels have it. A bare number is of TCP.
+func namedPort(raw json.RawMessage) (string, error) {
+	text := string(raw)
+	if strings.HasPrefix(text, `"`) {
+		if err := json.Unmarshal(raw, &text); err != nil {
+			return "", err
+		}
+	} else {
+		text += "/tcp"
+	}
+	port, err := l4.ParsePort(text)
+	if err == nil && (port.Number == 0 || !port.Protocol.HasPorts()) {
+		err = errors.New("not a port that can be named")
+	}
+	return strings.ToLower(port.String()), err
 }
 
 // addressing returns the addresses that the runtime wants, or nil for any.

@@ -38,6 +38,17 @@ func TestOneRequestSaysAllAboutAContainer(t *testing.T) {
 	}
 }
 
+func TestNamedPortsBecomeLabels(t *testing.T) {
+	got, err := request(t, `{"name": "n", "args": {"cni": {"namedPorts": {"web": 80, "dns": "53/UDP"}}}}`, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := api.Labels{"container:io.cilium.port.dns=53/udp", "container:io.cilium.port.web=80/tcp"}
+	if diff := cmp.Diff(want, got.Labels); diff != "" {
+		t.Error(diff)
+	}
+}
+
 func TestAContainerWithoutLabelsIsKnownToHaveNone(t *testing.T) {
 	got, err := request(t, `{"name": "n"}`, "")
 	if err != nil || got.Labels == nil || len(got.Labels) != 0 || got.Addressing != nil {
@@ -49,7 +60,9 @@ func TestWhatIsNotDoneIsRefusedByName(t *testing.T) {
 	for _, c := range []struct{ conf, args, word string }{
 		{`{`, "", "not valid"},
 		{`{}`, "", "no name"},
-		{`{"name": "n", "args": {"cni": {"namedPorts": {"http": 80}}}}`, "", "namedPorts"},
+		{`{"name": "n", "args": {"cni": {"namedPorts": {"http": 0}}}}`, "", `"http" is not the name of a port`},
+		{`{"name": "n", "args": {"cni": {"namedPorts": {"http": "80/icmp"}}}}`, "", `"http" is not the name of a port`},
+		{`{"name": "n", "args": {"cni": {"namedPorts": [80]}}}`, "", "namedPorts: not an object"},
 		{`{"name": "n", "runtimeConfig": {"portMappings": [{"hostPort": 80}]}}`, "", "portMappings"},
 		{`{"name": "n", "args": {"cni": {"ips": ["f00d::1", "f00d::2"]}}}`, "", "f00d::2"},
 		{`{"name": "n"}`, "LABELS==x", "no key"},
@@ -59,7 +72,7 @@ func TestWhatIsNotDoneIsRefusedByName(t *testing.T) {
 			t.Errorf("%s %s: %v", c.conf, c.args, err)
 		}
 	}
-	if _, err := parseConf([]byte(`{"name": "n", "args": {"cni": {"namedPorts": {"http": 80}}}}`)); err != nil {
+	if _, err := parseConf([]byte(`{"name": "n", "args": {"cni": {"namedPorts": [80]}}}`)); err != nil {
 		t.Errorf("DEL would fail: %v", err)
 	}
 }

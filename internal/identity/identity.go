@@ -55,6 +55,12 @@ type Identity struct {
 // IsReserved reports whether the ID is one of the fixed reserved identities.
 func (id ID) IsReserved() bool { return id > Unknown && id <= WorldIPv6 }
 
+// HasPolicy reports whether the ID is one of workloads, which have a policy, or
+// of nobody in particular: labels without an identity are a workload's.
+func (id ID) HasPolicy() bool {
+	return id == Unknown || id == Init || id == Health || id >= MinAllocated && id < LocalBase
+}
+
 // IsWorld reports whether the ID stands for addresses outside the cluster.
 func (id ID) IsWorld() bool { return id == World || id == WorldIPv4 || id == WorldIPv6 }
 

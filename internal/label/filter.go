@@ -24,10 +24,16 @@ type filterRule struct {
 // key. Of it, the recommended application labels are people's own words.
 const kubernetesDomain = "kubernetes.io"
 
+// PortPrefix begins the keys of labels that give a port of a workload a name:
+// io.cilium.port.web=80/tcp. Rules ask for ports by name, so these labels are part
+// of what a workload is to others, and always kept.
+const PortPrefix = "io.cilium.port."
+
 // defaultRules are tried in order; the first that matches decides. Every label
 // that none matches is kept, unless it has kubernetesDomain in its key.
 var defaultRules = []filterRule{
 	{false, SourceReserved, ""},
+	{false, SourceAny, PortPrefix},
 	{false, SourceAny, "io.kubernetes.pod.namespace"},
 	{false, SourceAny, "io.cilium.k8s.namespace.labels"},
 	{false, SourceAny, "app.kubernetes.io"},
@@ -35,7 +41,6 @@ var defaultRules = []filterRule{
 	{true, SourceAny, "pod-template-"},
 	{true, SourceAny, "controller-revision-hash"},
 	{true, SourceAny, "annotation."},
-	{true, SourceAny, "io.cilium.port."},
 	{true, SourceContainer, "com.docker.compose.config-hash"},
 	{true, SourceContainer, "com.docker.compose.container-number"},
 	{true, SourceContainer, "com.docker.compose.image"},
@@ -85,7 +90,7 @@ func (f Filter) keeps(l Label) bool {
 			return !r.exclude
 		}
 	}
-	if f.include && l.Source != SourceReserved {
+	if f.include && l.Source != SourceReserved && !strings.HasPrefix(l.Key, PortPrefix) {
 		return false
 	}
 	for _, r := range defaultRules {

@@ -16,10 +16,10 @@ func TestFilterKeepsWhatTellsWorkloadsApart(t *testing.T) {
 		{
 			"defaults", "",
 			"container:com.docker.compose.project=p container:com.docker.compose.service=web container:id=app1 " +
-				"k8s:app.kubernetes.io/name=x k8s:io.cilium.k8s.namespace.labels.kubernetes.io/metadata.name=n " +
+				"container:io.cilium.port.web=80/tcp k8s:app.kubernetes.io/name=x k8s:io.cilium.k8s.namespace.labels.kubernetes.io/metadata.name=n " +
 				"k8s:io.kubernetes.pod.namespace=n reserved:init",
 			"container:com.docker.compose.config-hash=1 container:com.docker.compose.project.config_files=f " +
-				"container:io.cilium.port.web=80/tcp container:maintainer=m container:org.opencontainers.image.version=1 " +
+				"container:maintainer=m container:org.opencontainers.image.version=1 " +
 				"k8s:annotation.a=b k8s:beta.kubernetes.io/arch=amd64 k8s:controller-revision-hash=1 " +
 				"k8s:io.kubernetes.pod.name=p k8s:kubernetes.io/a=b k8s:pod-template-hash=1 k8s:topology.kubernetes.io/zone=z",
 		},
@@ -29,7 +29,7 @@ func TestFilterKeepsWhatTellsWorkloadsApart(t *testing.T) {
 		},
 		{
 			"only what is named is kept, and what is reserved", "id k8s:app",
-			"container:id=1 k8s:app=a reserved:host", "container:app=a container:name=n",
+			"container:id=1 container:io.cilium.port.web=80/tcp k8s:app=a reserved:host", "container:app=a container:name=n",
 		},
 		{
 			"the first spec that matches decides", "!k8s:app.secret k8s:app",

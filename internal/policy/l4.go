@@ -23,14 +23,10 @@ type portRange struct {
 
 const lastPort = 65535
 
-// PortLabel begins the key of a label that gives a port of a workload a name:
-// io.cilium.port.web=80/tcp.
-const PortLabel = "io.cilium.port."
-
 // namedPort returns the port that the labels of a workload give the name.
 func namedPort(labels label.Set, name string) (l4.Port, bool) {
 	for _, l := range labels {
-		if l.Key != PortLabel+name || l.Source == label.SourceReserved {
+		if l.Key != label.PortPrefix+name || l.Source == label.SourceReserved {
 			continue
 		}
 		port, err := l4.ParsePort(l.Value)

@@ -208,7 +208,7 @@ func (p *Peer) Clue() Clue {
 	case peerCIDR:
 		return Clue{Prefix: p.prefix}
 	case peerPortHolder:
-		return Clue{Key: PortLabel + p.entity}
+		return Clue{Key: label.PortPrefix + p.entity}
 	}
 	return Clue{}
 }

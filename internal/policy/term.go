@@ -3,6 +3,7 @@
 package policy
 
 import (
+	"net/netip"
 	"slices"
 
 	"cilium.local/cilium/internal/identity"
@@ -188,4 +189,17 @@ func Enforcing(rules []*Rule) []*Rule {
 		return rules
 	}
 	return slices.DeleteFunc(slices.Clone(rules), (*Rule).Audits)
+}
+
+// Prefixes returns the prefixes that the rule tells apart, some perhaps twice.
+func (r *Rule) Prefixes(services []Service) []netip.Prefix {
+	var all []netip.Prefix
+	for d := range r.elements {
+		for _, t := range r.Terms(Direction(d)) {
+			for _, p := range t.Peers(services) {
+				all = append(all, p.Prefixes()...)
+			}
+		}
+	}
+	return all
 }

@@ -5,7 +5,6 @@ package policy
 import (
 	"errors"
 	"fmt"
-	"strconv"
 )
 
 // ErrUnsupported is what every error of Unsupported wraps.
@@ -17,12 +16,6 @@ var ErrUnsupported = errors.New("not enforced by this version")
 func (r *Rule) Unsupported() error {
 	var u unsupported
 	u.add(r.NodeSelector != nil, "nodeSelector")
-	u.add(r.Tier != "" && r.Tier != "normal", "tier")
-	u.add(r.Priority != nil, "priority")
-	u.add(r.Verdict != "", "verdict")
-	u.add(r.Mode == "audit", "mode: audit")
-	u.add(r.DenyResponse != "", "denyResponse")
-	u.add(r.Log != nil, "log")
 	for i := range r.Ingress {
 		u.ingress(&r.Ingress[i], fmt.Sprintf("ingress[%d]", i))
 	}
@@ -47,20 +40,11 @@ func (u *unsupported) add(used bool, path string) {
 }
 
 func (u *unsupported) ingress(s *IngressSpec, path string) {
-	u.add(s.FromRequires != nil, path+".fromRequires")
-	u.add(s.FromCIDR != nil, path+".fromCIDR")
-	u.add(s.FromCIDRSet != nil, path+".fromCIDRSet")
-	u.add(s.FromNodes != nil, path+".fromNodes")
 	u.ports(s.ToPorts, path)
 }
 
 func (u *unsupported) egress(s *EgressSpec, path string) {
-	u.add(s.ToRequires != nil, path+".toRequires")
-	u.add(s.ToCIDR != nil, path+".toCIDR")
-	u.add(s.ToCIDRSet != nil, path+".toCIDRSet")
-	u.add(s.ToServices != nil, path+".toServices")
 	u.add(s.ToFQDNs != nil, path+".toFQDNs")
-	u.add(s.ToNodes != nil, path+".toNodes")
 	u.ports(s.ToPorts, path)
 }
 
@@ -69,9 +53,5 @@ func (u *unsupported) ports(list []PortsSpec, path string) {
 		at := fmt.Sprintf("%s.toPorts[%d]", path, i)
 		u.add(list[i].Rules != nil, at+".rules")
 		u.add(list[i].ServerNames != nil, at+".serverNames")
-		for j, p := range list[i].Ports {
-			_, err := strconv.Atoi(p.Port)
-			u.add(p.Port != "" && err != nil, fmt.Sprintf("%s.ports[%d].port: the name %q", at, j, p.Port))
-		}
 	}
 }

@@ -4,11 +4,16 @@
 // this node in the kernel. All endpoints of one identity share one policy, known
 // to the kernel by a policy number.
 //
-// There is one way by which a change reaches the kernel, the round: take the
-// rules and the identities, compile for every identity in use, and hand over
-// what differs from what the kernel has, in one call that applies all or
-// nothing. Imports, changed identities and new endpoints all end in a round, so
-// the kernel's state is a function of rules and identities, not of their history.
+// There is one way by which a change reaches the kernel: the engine of package
+// compile is told what the rules, the identities and the policies in use are
+// now, and what it says has changed goes to the kernel in one call that applies
+// all or nothing. The kernel's state is a function of rules and identities, not
+// of their history.
+//
+// Prefixes that rules name are identities of this node. They come before the
+// rules that are about them and go after: first the policies in force learn the
+// identities, which changes no verdict, then addresses become theirs, and then
+// the rules change, at once.
 //
 // An Enforcer is safe for concurrent use; rounds run one after the other.
 package enforce
@@ -20,29 +25,46 @@ import (
 	"log/slog"
 	"maps"
 	"sync"
+	"sync/atomic"
 	"time"
 
+	"cilium.local/cilium/internal/agent/cidrid"
 	"cilium.local/cilium/internal/identity"
 	"cilium.local/cilium/internal/policy"
 	"cilium.local/cilium/internal/policy/compile"
 )
 
-// Kernel holds policies by number; bpfmap.Policies implements it.
+// Kernel holds policies by number; bpfmap.Policies implements it. Numbers of
+// policies in force are even; the odd number after one is its companion: what it
+// would be with the rules that are only audited.
 type Kernel interface {
-	// Apply changes the given policies, all or none.
+	// Apply changes the given policies, all or none. A policy that does not fit is
+	// a *bpfmap.TooLargeError.
 	Apply(changes map[uint32]compile.Delta) error
 	// Delete removes policies; missing ones are no error.
 	Delete(ids ...uint32) error
 }
 
+// Addresses is the table of who is behind an address. Both calls return when the
+// kernel has the change.
+type Addresses interface {
+	// Put makes prefixes those of identities; it fails when they do not fit.
+	Put(ids []identity.Identity) error
+	Remove(ids []identity.Identity) error
+}
+
 // Config is what an Enforcer works from.
 type Config struct {
-	Kernel Kernel
+	Kernel    Kernel
+	Addresses Addresses
+	Prefixes  *cidrid.Table
 	// Rules returns the rules in force with their revision.
 	Rules func() ([]*policy.Rule, uint64)
-	// Identities returns all known identities, including the reserved ones.
+	// Identities returns all known identities, including the reserved ones, but
+	// for those of prefixes.
 	Identities func() []identity.Identity
 	Options    compile.Options // to begin with; SetMode changes them
+	MaxEntries int             // that a policy may have
 	// Realized is called after each round with the revision that is now in the
 	// kernel for all identities in use. Failed is called when a round failed.
 	Realized func(revision uint64)
@@ -55,41 +77,51 @@ type slot struct {
 	identity identity.Identity
 	policyID uint32
 	uses     int
-	entries  compile.Entries // what the kernel has; nil when that is unknown
-	refused  error           // the policy did not fit and was replaced by a closed one
+	realized bool  // the kernel has it
+	whole    bool  // the kernel's state is not known: it gets all of it
+	refused  error // the policy did not fit and was replaced by a closed one
 }
 
 // Enforcer is the policy loop. Make it with New.
 type Enforcer struct {
-	cfg  Config
-	wake chan struct{}
+	cfg   Config
+	wake  chan struct{}
+	stale atomic.Bool // identities have changed since they were taken up
 
-	rounds sync.Mutex // held during a round, before mu
+	rounds  sync.Mutex // held during a round, before mu
+	started bool       // a round has been done
+	engine  *compile.Engine
+	rules   map[uint32]*policy.Rule // in the engine, by cookie
 
 	mu       sync.Mutex
 	slots    map[identity.ID]*slot
 	byNumber map[uint32]identity.ID
 	revision uint64
-	options  compile.Options
+	mode     policy.Mode
 }
 
-// Policy numbers are even: the odd one above each is for what is only audited.
-// There are no more identities than these.
+// Policy numbers are even, and bounded as there are no more identities than that.
 const (
-	policyStep  = 2
-	maxPolicyID = 1 << 20
+	numberStep  = 2
+	maxPolicyID = 1 << 21
+	auditBit    = 1
 )
 
 // New returns an Enforcer without policies.
 func New(cfg Config) *Enforcer {
-	return &Enforcer{
-		cfg: cfg, wake: make(chan struct{}, 1), options: cfg.Options,
+	f := &Enforcer{
+		cfg: cfg, wake: make(chan struct{}, 1), mode: cfg.Options.Mode,
+		engine: compile.NewEngine(cfg.Options), rules: map[uint32]*policy.Rule{},
 		slots: map[identity.ID]*slot{}, byNumber: map[uint32]identity.ID{},
 	}
+	f.stale.Store(true)
+	return f
 }
 
-// Wake asks for a round soon; calls before it starts count as one.
+// Wake says that identities have changed and asks for a round soon; calls before
+// it starts count as one.
 func (f *Enforcer) Wake() {
+	f.stale.Store(true)
 	select {
 	case f.wake <- struct{}{}:
 	default:
@@ -145,7 +177,7 @@ func (f *Enforcer) Acquire(_ context.Context, id identity.Identity) (uint32, uin
 	defer f.mu.Unlock()
 	if s.refused != nil {
 		err = s.refused
-	} else if s.entries != nil {
+	} else if s.realized {
 		err = nil // what failed is another identity's
 	}
 	if err != nil {
@@ -164,7 +196,7 @@ func (f *Enforcer) use(id identity.Identity) (*slot, error) {
 func (f *Enforcer) realized(s *slot) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return s.entries != nil && s.refused == nil
+	return s.realized && s.refused == nil
 }
 
 // Adopt counts one use under the number that the kernel holds the policy by
@@ -190,7 +222,7 @@ func (f *Enforcer) slot(id identity.Identity, wanted uint32) (*slot, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &slot{identity: id, policyID: number, uses: 1}
+	s := &slot{identity: id, policyID: number, uses: 1, whole: true}
 	f.slots[id.ID] = s
 	f.byNumber[number] = id.ID
 	return s, nil
@@ -199,10 +231,11 @@ func (f *Enforcer) slot(id identity.Identity, wanted uint32) (*slot, error) {
 // number returns the wanted number if it is free, and else the lowest that is:
 // the kernel keeps the emptied map of a number for its next policy.
 func (f *Enforcer) number(wanted uint32) (uint32, error) {
-	if _, taken := f.byNumber[wanted]; wanted != 0 && wanted%policyStep == 0 && wanted < maxPolicyID && !taken {
+	_, taken := f.byNumber[wanted]
+	if wanted != 0 && wanted < maxPolicyID && wanted%numberStep == 0 && !taken {
 		return wanted, nil
 	}
-	for number := uint32(policyStep); number < maxPolicyID; number += policyStep {
+	for number := uint32(numberStep); number < maxPolicyID; number += numberStep {
 		if _, taken := f.byNumber[number]; !taken {
 			return number, nil
 		}
@@ -220,16 +253,14 @@ func (f *Enforcer) PolicyID(id identity.ID) uint32 {
 	return 0
 }
 
-// Entries returns what the kernel has for an identity in use. The result is
-// shared and must not be changed.
+// Entries returns what the kernel is to have for an identity in use.
 func (f *Enforcer) Entries(id identity.ID) (compile.Entries, bool) {
+	f.rounds.Lock()
+	defer f.rounds.Unlock()
 	f.mu.Lock()
-	defer f.mu.Unlock()
-	s, ok := f.slots[id]
-	if !ok {
-		return nil, false
-	}
-	return s.entries, true
+	_, ok := f.slots[id]
+	f.mu.Unlock()
+	return f.engine.Whole(compile.Ref{Subject: id}).Put, ok
 }
 
 // Numbers returns the identity behind each policy number in use.
@@ -264,7 +295,7 @@ func (f *Enforcer) release(s *slot) {
 	}
 	delete(f.slots, s.identity.ID)
 	delete(f.byNumber, s.policyID)
-	if err := f.cfg.Kernel.Delete(s.policyID); err != nil {
+	if err := f.cfg.Kernel.Delete(s.policyID, s.policyID|auditBit); err != nil {
 		f.cfg.Log.Warn("remove unused policy", "policy", s.policyID, "error", err)
 	}
 }

@@ -7,12 +7,15 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/netip"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
+	"cilium.local/cilium/internal/agent/cidrid"
 	"cilium.local/cilium/internal/agent/enforce"
+	"cilium.local/cilium/internal/datapath/bpfmap"
 	"cilium.local/cilium/internal/identity"
 	"cilium.local/cilium/internal/l4"
 	"cilium.local/cilium/internal/label"
@@ -26,7 +29,14 @@ type kernel struct {
 	policies map[uint32]compile.Entries
 	sets     int
 	broken   error
+
+	addresses map[netip.Prefix]identity.ID
+	full      error
+	told      []string
 }
+
+// maxEntries is how much a policy of the kernel holds.
+const maxEntries = 100
 
 func (k *kernel) Apply(changes map[uint32]compile.Delta) error {
 	k.mu.Lock()
@@ -34,9 +44,42 @@ func (k *kernel) Apply(changes map[uint32]compile.Delta) error {
 	if k.broken != nil {
 		return k.broken
 	}
+	for number, d := range changes {
+		if d.Size > maxEntries {
+			return &bpfmap.TooLargeError{PolicyID: number, Entries: d.Size, Max: maxEntries}
+		}
+	}
 	k.sets++
-	for id, delta := range changes {
-		k.policies[id] = k.policies[id].Apply(delta)
+	for number, d := range changes {
+		k.policies[number] = k.policies[number].Apply(d)
+		if number%2 != 0 && d.Size == 0 {
+			delete(k.policies, number) // no companion
+		}
+	}
+	k.note("policies")
+	return nil
+}
+
+// note remembers what the kernel was told, in order.
+func (k *kernel) note(what string) { k.told = append(k.told, what) }
+
+// Put and Remove make the kernel the table of addresses too.
+func (k *kernel) Put(ids []identity.Identity) error {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	for _, id := range ids {
+		k.addresses[policy.LabelledPrefix(id.Labels)] = id.ID
+		k.note("put " + policy.LabelledPrefix(id.Labels).String())
+	}
+	return k.full
+}
+
+func (k *kernel) Remove(ids []identity.Identity) error {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	for _, id := range ids {
+		delete(k.addresses, policy.LabelledPrefix(id.Labels))
+		k.note("remove " + policy.LabelledPrefix(id.Labels).String())
 	}
 	return nil
 }
@@ -79,11 +122,11 @@ func app(n int) identity.Identity {
 func newNode(t *testing.T, known ...identity.Identity) *node {
 	t.Helper()
 	n := &node{
-		kernel: &kernel{policies: map[uint32]compile.Entries{}}, revision: 1,
+		kernel: &kernel{policies: map[uint32]compile.Entries{}, addresses: map[netip.Prefix]identity.ID{}}, revision: 1,
 		identities: append(identity.Reserved(), known...),
 	}
 	n.Enforcer = enforce.New(enforce.Config{
-		Kernel: n.kernel,
+		Kernel: n.kernel, Addresses: n.kernel, Prefixes: cidrid.New(nil), MaxEntries: maxEntries,
 		Rules: func() ([]*policy.Rule, uint64) {
 			n.mu.Lock()
 			defer n.mu.Unlock()

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"net/netip"
 	"slices"
 
 	"cilium.local/cilium/internal/datapath/bpfmap"
@@ -30,27 +31,18 @@ func (f *Enforcer) Round() error {
 // present does a round with the present rules. The caller holds rounds.
 func (f *Enforcer) present() error {
 	rules, revision := f.cfg.Rules()
-	changed := f.compile(rules)
-	var refused []error
-	for {
-		err := f.apply(changed, revision, errors.Join(refused...) == nil)
-		var tooLarge *bpfmap.TooLargeError
-		if !errors.As(err, &tooLarge) || len(changed[tooLarge.PolicyID]) == 0 {
-			return errors.Join(append(refused, err)...)
-		}
-		f.cfg.Log.Error("policy does not fit; its endpoints are closed", "policy", tooLarge.PolicyID, "error", err)
-		changed[tooLarge.PolicyID] = compile.Entries{}
-		refused = append(refused, err)
-		f.refuse(tooLarge.PolicyID, err)
+	change := f.difference(rules)
+	if err := f.widen(change); err != nil {
+		return err
 	}
-}
-
-func (f *Enforcer) refuse(number uint32, err error) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if s := f.slots[f.byNumber[number]]; s != nil {
-		s.refused = err
+	f.takeUp(change)
+	err := f.applyClosing(revision)
+	f.started = true
+	f.cfg.Prefixes.Release(f.prefixes(change.removed))
+	if err != nil {
+		return err
 	}
+	return f.narrow()
 }
 
 // Try enforces rules that are not the present ones yet, under the revision that
@@ -60,13 +52,206 @@ func (f *Enforcer) refuse(number uint32, err error) {
 func (f *Enforcer) Try(rules []*policy.Rule, revision uint64, commit func() error) error {
 	f.rounds.Lock()
 	defer f.rounds.Unlock()
-	if err := f.apply(f.compile(rules), revision, true); err != nil {
+	change := f.difference(rules)
+	if err := f.widen(change); err != nil {
 		return err
 	}
+	f.takeUp(change)
+	if err := f.apply(revision, true); err != nil {
+		err = f.blamed(err)
+		f.takeUp(change.reversed())
+		f.cfg.Prefixes.Release(f.prefixes(change.added))
+		return errors.Join(err, f.narrow())
+	}
+	f.cfg.Prefixes.Release(f.prefixes(change.removed))
 	if err := commit(); err != nil {
 		return errors.Join(err, f.present())
 	}
+	if err := f.narrow(); err != nil {
+		f.cfg.Log.Warn("prefixes that no rule names any more stay until the next change", "error", err)
+	}
 	return nil
+}
+
+// Check tells whether rules would fit, as Try does, and changes nothing.
+func (f *Enforcer) Check(rules []*policy.Rule) error {
+	f.rounds.Lock()
+	defer f.rounds.Unlock()
+	c := f.difference(rules)
+	prefixes := f.prefixes(c.added)
+	fresh, err := f.cfg.Prefixes.Acquire(prefixes)
+	if err != nil {
+		return err
+	}
+	for _, id := range fresh {
+		f.engine.AddIdentity(id)
+	}
+	f.takeUp(c)
+	err = f.fits()
+	f.takeUp(c.reversed())
+	f.cfg.Prefixes.Release(prefixes)
+	for _, id := range fresh {
+		f.engine.RemoveIdentity(id.ID)
+	}
+	f.cfg.Prefixes.Forget(fresh)
+	return err
+}
+
+// fits tells which policies of the engine are too large.
+func (f *Enforcer) fits() error {
+	var errs []error
+	for _, s := range f.inUse() {
+		for _, ref := range refs(s.identity.ID) {
+			if n := f.engine.Size(ref); n > f.cfg.MaxEntries {
+				errs = append(errs, f.blamed(&bpfmap.TooLargeError{PolicyID: s.number(ref), Entries: n, Max: f.cfg.MaxEntries}))
+			}
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// change is rules that come and go.
+type change struct{ added, removed []*policy.Rule }
+
+func (c change) reversed() change { return change{added: c.removed, removed: c.added} }
+
+// difference compares rules with those in the engine.
+func (f *Enforcer) difference(rules []*policy.Rule) (c change) {
+	wanted := make(map[uint32]*policy.Rule, len(rules))
+	for _, r := range rules {
+		wanted[r.Cookie] = r
+		if f.rules[r.Cookie] != r {
+			c.added = append(c.added, r)
+		}
+	}
+	for cookie, r := range f.rules {
+		if wanted[cookie] != r {
+			c.removed = append(c.removed, r)
+		}
+	}
+	return c
+}
+
+// widen gives the prefixes that the added rules name identities, before the rules
+// change: the policies in force learn them first, and then addresses become
+// theirs. At the start the kernel's policies know them from the previous run.
+func (f *Enforcer) widen(c change) error {
+	prefixes := f.prefixes(c.added)
+	fresh, err := f.cfg.Prefixes.Acquire(prefixes)
+	if err != nil {
+		return err
+	}
+	f.takeUpIdentities()
+	if len(fresh) == 0 {
+		return nil
+	}
+	for _, id := range fresh {
+		f.engine.AddIdentity(id)
+	}
+	if f.started {
+		err = f.applyClosing(f.Revision())
+	}
+	if err == nil {
+		err = f.cfg.Addresses.Put(fresh)
+	}
+	if err != nil {
+		f.cfg.Prefixes.Release(prefixes)
+		return errors.Join(err, f.narrow())
+	}
+	return nil
+}
+
+// narrow takes back what widen gave to prefixes that no rule names any more, in
+// the opposite order. Their addresses become those of wider prefixes, to which no
+// rule makes a difference.
+func (f *Enforcer) narrow() error {
+	unused := f.cfg.Prefixes.Unused()
+	if len(unused) == 0 {
+		return nil
+	}
+	if err := f.cfg.Addresses.Remove(unused); err != nil {
+		return err
+	}
+	for _, id := range unused {
+		f.engine.RemoveIdentity(id.ID)
+	}
+	f.cfg.Prefixes.Forget(unused)
+	return f.applyClosing(f.Revision())
+}
+
+func (f *Enforcer) prefixes(rules []*policy.Rule) (all []netip.Prefix) {
+	for _, r := range rules {
+		all = append(all, r.Prefixes(f.cfg.Options.Services)...)
+	}
+	return all
+}
+
+// takeUp tells the engine of rules that come and go, and of the policies in use.
+func (f *Enforcer) takeUp(c change) {
+	f.takeUpRules(c)
+	f.takeUpSubjects()
+}
+
+func (f *Enforcer) takeUpRules(c change) {
+	for _, r := range c.removed {
+		f.engine.RemoveRule(r)
+		delete(f.rules, r.Cookie)
+	}
+	for _, r := range c.added {
+		f.engine.AddRule(r)
+		f.rules[r.Cookie] = r
+	}
+}
+
+// takeUpIdentities tells the engine which identities there are, if some changed.
+// Those in use are among them even if a store that is away did not tell of them yet.
+func (f *Enforcer) takeUpIdentities() {
+	for _, s := range f.inUse() {
+		if !f.engine.HasIdentity(s.identity) {
+			f.engine.AddIdentity(s.identity)
+		}
+	}
+	if !f.stale.Swap(false) {
+		return
+	}
+	known := map[identity.ID]struct{}{}
+	for _, id := range slices.Concat(f.cfg.Identities(), f.cfg.Prefixes.Identities()) {
+		known[id.ID] = struct{}{}
+		f.engine.AddIdentity(id)
+	}
+	for _, s := range f.inUse() {
+		known[s.identity.ID] = struct{}{}
+		f.engine.AddIdentity(s.identity)
+	}
+	for _, id := range f.engine.Identities() {
+		if _, ok := known[id]; !ok {
+			f.engine.RemoveIdentity(id)
+		}
+	}
+}
+
+// takeUpSubjects tells the engine which policies are in use.
+func (f *Enforcer) takeUpSubjects() {
+	wanted := map[identity.ID]struct{}{}
+	for _, s := range f.inUse() {
+		wanted[s.identity.ID] = struct{}{}
+		f.engine.AddSubject(s.identity)
+	}
+	for _, id := range f.engine.Subjects() {
+		if _, ok := wanted[id]; !ok {
+			f.engine.RemoveSubject(id)
+		}
+	}
+}
+
+func (f *Enforcer) inUse() []slot {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	slots := make([]slot, 0, len(f.slots))
+	for _, s := range f.slots {
+		slots = append(slots, *s)
+	}
+	return slots
 }
 
 // SetMode changes the enforcement mode of the node. When the kernel refuses what
@@ -74,56 +259,119 @@ func (f *Enforcer) Try(rules []*policy.Rule, revision uint64, commit func() erro
 func (f *Enforcer) SetMode(mode policy.Mode) error {
 	f.rounds.Lock()
 	defer f.rounds.Unlock()
-	before := f.setMode(mode)
-	rules, revision := f.cfg.Rules()
-	if err := f.apply(f.compile(rules), revision, true); err != nil {
-		f.setMode(before)
+	before := f.Mode()
+	f.engine.SetMode(mode)
+	if err := f.apply(f.Revision(), true); err != nil {
+		f.engine.SetMode(before)
 		return fmt.Errorf("change the enforcement mode to %s: %w", mode, err)
 	}
-	return nil
-}
-
-func (f *Enforcer) setMode(mode policy.Mode) (before policy.Mode) {
 	f.mu.Lock()
-	defer f.mu.Unlock()
-	before, f.options.Mode = f.options.Mode, mode
-	return before
+	f.mode = mode
+	f.mu.Unlock()
+	return nil
 }
 
 // Mode returns the enforcement mode of the node.
 func (f *Enforcer) Mode() policy.Mode {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return f.options.Mode
+	return f.mode
 }
 
-// apply hands over what changed and notes it. With all the revision is realized
-// for every identity in use. The caller holds rounds.
-func (f *Enforcer) apply(changed map[uint32]compile.Entries, revision uint64, all bool) error {
-	if len(changed) > 0 {
-		deltas := make(map[uint32]compile.Delta, len(changed))
-		for number, entries := range changed {
-			deltas[number] = compile.Whole(entries)
+func refs(id identity.ID) [2]compile.Ref {
+	return [2]compile.Ref{{Subject: id}, {Subject: id, Audit: true}}
+}
+
+func (s *slot) number(ref compile.Ref) uint32 {
+	if ref.Audit {
+		return s.policyID | auditBit
+	}
+	return s.policyID
+}
+
+// deltas returns what the kernel is to change, by policy number.
+func (f *Enforcer) deltas() map[uint32]compile.Delta {
+	changes := f.engine.Changes()
+	deltas := map[uint32]compile.Delta{}
+	for _, s := range f.inUse() {
+		for _, ref := range refs(s.identity.ID) {
+			if s.whole {
+				deltas[s.number(ref)] = f.engine.Whole(ref)
+			} else if d, ok := changes[ref]; ok {
+				deltas[s.number(ref)] = d
+			}
 		}
-		if err := f.cfg.Kernel.Apply(deltas); err != nil {
-			return fmt.Errorf("put %d policies of revision %d into the kernel: %w", len(changed), revision, err)
+	}
+	return deltas
+}
+
+// apply brings the kernel to what the engine says. With all the revision is then
+// realized for every identity in use. After a failure the kernel's policies are
+// as before, and get their whole content next time.
+func (f *Enforcer) apply(revision uint64, all bool) error {
+	return f.hand(f.deltas(), revision, all)
+}
+
+// applyClosing does the same, but replaces a policy that does not fit by one that
+// allows nothing.
+func (f *Enforcer) applyClosing(revision uint64) error {
+	deltas := f.deltas()
+	var refused []error
+	for {
+		err := f.hand(deltas, revision, len(refused) == 0)
+		var tooLarge *bpfmap.TooLargeError
+		if !errors.As(err, &tooLarge) || deltas[tooLarge.PolicyID].Size == 0 {
+			return errors.Join(append(refused, err)...)
 		}
+		err = f.blamed(err)
+		deltas[tooLarge.PolicyID] = compile.Whole(compile.Entries{})
+		refused = append(refused, err)
+		f.refuse(tooLarge.PolicyID, err)
+	}
+}
+
+// refuse notes that a policy is replaced by a closed one. A companion that does
+// not fit costs only what it would report.
+func (f *Enforcer) refuse(number uint32, err error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	s := f.slots[f.byNumber[number&^auditBit]]
+	if s == nil {
+		return
+	}
+	if number&auditBit == 0 {
+		s.refused = err
+	}
+	s.whole = true
+	f.cfg.Log.Error("policy does not fit", "policy", number, "error", err)
+}
+
+// blamed adds which rule makes a policy too large.
+func (f *Enforcer) blamed(err error) error {
+	var tooLarge *bpfmap.TooLargeError
+	if !errors.As(err, &tooLarge) {
+		return err
 	}
 	f.mu.Lock()
-	var gone []uint32
-	for number, entries := range changed {
-		s := f.slots[f.byNumber[number]]
-		if s == nil {
-			gone = append(gone, number) // released during the round
-			continue
-		}
-		s.entries = entries
-		if len(entries) > 0 {
-			s.refused = nil
-		}
+	id, audit := f.byNumber[tooLarge.PolicyID&^auditBit], tooLarge.PolicyID&auditBit != 0
+	labels := ""
+	if s := f.slots[id]; s != nil {
+		labels = s.identity.Labels.String()
 	}
-	f.revision = revision
 	f.mu.Unlock()
+	return fmt.Errorf("identity %d (%s): %w; most of them by %s", id, labels, err, f.engine.Blame(compile.Ref{Subject: id, Audit: audit}))
+}
+
+// hand gives deltas to the kernel and notes the outcome. The caller holds rounds.
+func (f *Enforcer) hand(deltas map[uint32]compile.Delta, revision uint64, all bool) error {
+	var err error
+	if len(deltas) > 0 {
+		err = f.cfg.Kernel.Apply(deltas)
+	}
+	gone := f.noteOutcome(deltas, revision, err == nil)
+	if err != nil {
+		return fmt.Errorf("put %d policies of revision %d into the kernel: %w", len(deltas), revision, err)
+	}
 	if all && f.cfg.Realized != nil {
 		f.cfg.Realized(revision)
 	}
@@ -133,40 +381,39 @@ func (f *Enforcer) apply(changed map[uint32]compile.Entries, revision uint64, al
 	return nil
 }
 
-// compile returns the policies, by number, that differ from the kernel's.
-func (f *Enforcer) compile(rules []*policy.Rule) map[uint32]compile.Entries {
+// noteOutcome returns the numbers whose policy was released during the round.
+func (f *Enforcer) noteOutcome(deltas map[uint32]compile.Delta, revision uint64, ok bool) (gone []uint32) {
 	f.mu.Lock()
-	slots := make([]slot, 0, len(f.slots))
-	for _, s := range f.slots {
-		slots = append(slots, *s)
-	}
-	options := f.options
-	f.mu.Unlock()
-	identities := f.identities(slots)
-	changed := map[uint32]compile.Entries{}
-	for i := range slots {
-		s := &slots[i]
-		entries := compile.Compile(s.identity.Labels, rules, identities, options)
-		if s.entries == nil || s.refused != nil || !maps.Equal(s.entries, entries) {
-			changed[s.policyID] = entries
+	defer f.mu.Unlock()
+	for _, number := range slices.Sorted(maps.Keys(deltas)) {
+		s := f.slots[f.byNumber[number&^auditBit]]
+		switch {
+		case s == nil && ok:
+			gone = append(gone, number)
+		case s == nil:
+		case !ok:
+			s.whole = true
+		default:
+			f.noteHeld(s, number, deltas[number].Size)
 		}
 	}
-	return changed
+	if ok {
+		f.revision = revision
+	}
+	return gone
 }
 
-// identities returns the known identities and those in use, which a store that
-// is away may not have told yet.
-func (f *Enforcer) identities(slots []slot) []identity.Identity {
-	known := f.cfg.Identities()
-	have := make(map[identity.ID]struct{}, len(known))
-	for _, id := range known {
-		have[id.ID] = struct{}{}
+// noteHeld notes that the kernel has a policy of a size. One that is not the
+// engine's was closed instead.
+func (f *Enforcer) noteHeld(s *slot, number uint32, size int) {
+	ref := compile.Ref{Subject: s.identity.ID, Audit: number&auditBit != 0}
+	held := size == f.engine.Size(ref)
+	if ref.Audit {
+		s.whole = s.whole || !held
+		return
 	}
-	known = slices.Clip(known)
-	for i := range slots {
-		if _, ok := have[slots[i].identity.ID]; !ok {
-			known = append(known, slots[i].identity)
-		}
+	s.realized, s.whole = true, !held
+	if held {
+		s.refused = nil
 	}
-	return known
 }

@@ -19,7 +19,8 @@ type Source int
 
 // The sources, from the lowest to the highest.
 const (
-	CIDR Source = iota
+	World Source = iota // who is not known at all
+	CIDR
 	Kubernetes
 	KVStore
 	Local // endpoints of this node
@@ -29,7 +30,7 @@ const (
 
 // String returns the source's name, for tables.
 func (s Source) String() string {
-	return [...]string{"cidr", "k8s", "kvstore", "local", "host", "unknown"}[min(max(s, 0), sources)]
+	return [...]string{"world", "cidr", "k8s", "kvstore", "local", "host", "unknown"}[min(max(s, 0), sources)]
 }
 
 // Row is what the winning source says about a prefix.

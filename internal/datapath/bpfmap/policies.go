@@ -140,6 +140,9 @@ func (p *Policies) news(force uint32, changes map[uint32]compile.Delta) (map[uin
 		h := p.held[id]
 		switch {
 		case h == nil || h.maps[force] == nil:
+			if delta.Reset && len(delta.Put) == 0 {
+				continue // a policy without entries is like none to a packet
+			}
 		case !delta.Reset && len(delta.Put) == 0 && len(delta.Delete) == 0:
 			continue
 		case delta.Reset:

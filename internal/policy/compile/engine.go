@@ -145,6 +145,15 @@ func (e *Engine) RemoveSubject(id identity.ID) {
 	delete(e.subjects, id)
 }
 
+// Subjects returns the subjects, in no order.
+func (e *Engine) Subjects() []identity.ID {
+	ids := make([]identity.ID, 0, len(e.subjects))
+	for id := range e.subjects {
+		ids = append(ids, id)
+	}
+	return ids
+}
+
 // AddRule takes up a rule. It must have a cookie of its own.
 func (e *Engine) AddRule(r *policy.Rule) {
 	state := e.newRule(r)
