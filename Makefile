@@ -167,8 +167,9 @@ demo: ## The Docker demo on a private node: installs, builds, shows, checks, cle
 	CILIUM_BIN_DIR=$(BIN) build/test/demo
 
 .PHONY: bench
-bench: ## Measure import-to-enforcement, CNI ADD and memory on a private node (root)
+bench: ## Measure import-to-enforcement, CNI ADD, packets, memory and compiling on a private node (root)
 	tools/setup build docker
 	$(MAKE) --no-print-directory build
 	$(GO) build -o build/test/bench ./test/bench
 	CILIUM_BIN_DIR=$(BIN) build/test/bench
+	$(GO) test -run '^$$' -bench . ./internal/policy/compile
