@@ -156,7 +156,7 @@ struct flow {
 	__u8 direction; /* of the policy that had the last word */
 	__u8 pad[3];
 	__u32 busy; /* a processor is writing a new decision */
-	__u32 pad2;
+	__u32 audit; /* what audited rules would change (audit_mark), 0 for nothing */
 	struct flow_end end[2]; /* by party: who opened the flow, who answers */
 };
 
@@ -222,7 +222,8 @@ struct event {
 	__u16 endpoint;
 	__u16 file;
 	__u16 line;
-	__u16 capture_len;
+	__u8 capture_len;
+	__u8 audit; /* a verdict that would be, if audited rules were enforced */
 	__u32 cookie;
 	__u32 ifindex;
 	__u32 length;

@@ -71,7 +71,7 @@ static __always_inline bool ends_match(const struct flow *f, __u32 party, __u32 
 }
 
 /* The packet's ends, not the flow's: in a reply they are the other way round. */
-static __always_inline void report_answer(struct passage *way, const struct answer *a, bool reply)
+static __always_inline void report_ends(struct passage *way, const struct answer *a, bool reply)
 {
 	if (reply) {
 		way->report.src_identity = a->identity[DESTINATION];
@@ -80,9 +80,36 @@ static __always_inline void report_answer(struct passage *way, const struct answ
 		way->report.src_identity = a->identity[SOURCE];
 		way->report.dst_identity = a->identity[DESTINATION];
 	}
+}
+
+/* Reports, for each end, the verdict that would be if audited rules were enforced,
+ * where that is another. Leaves the report to be filled again.
+ */
+static __noinline int report_audit(struct __sk_buff *skb, const struct packet *p,
+				   struct passage *way, const struct answer *a)
+{
+	for (__u32 me = 0; me < 2; me++) {
+		const struct endpoint *local = a->local[me];
+
+		if (!a->audit[me] || !local)
+			continue;
+		way->report.type = EVENT_VERDICT;
+		way->report.audit = 1;
+		way->report.verdict = candidate_verdict(a->audit[me]);
+		way->report.cookie = candidate_cookie(a->audit[me]);
+		way->report.direction = me == SOURCE ? EGRESS : INGRESS;
+		way->report.endpoint = local->id;
+		emit(skb, p, &way->report);
+	}
+	way->report.audit = 0;
+	return 0;
+}
+
+static __always_inline void report_answer(struct passage *way, const struct answer *a)
+{
 	way->report.direction = a->direction;
 	way->report.endpoint = a->endpoint;
-	way->report.cookie = a->rule;
+	way->report.cookie = deciding_cookie(a);
 	way->decided = 1;
 }
 
@@ -145,7 +172,10 @@ static __noinline verdict_t admit_new(struct __sk_buff *skb, const struct packet
 		return verdict;
 	question_of(p, way->generation, &q);
 	decide(&q, &a);
-	report_answer(way, &a, false);
+	report_ends(way, &a, false);
+	if (audit_mark(&a))
+		report_audit(skb, p, way, &a);
+	report_answer(way, &a);
 	if (a.verdict)
 		return a.verdict;
 	target_endpoint(way, a.local[DESTINATION]);
@@ -164,35 +194,39 @@ static __noinline verdict_t admit_new(struct __sk_buff *skb, const struct packet
 static __noinline verdict_t renew(struct __sk_buff *skb, const struct packet *p,
 				  const struct flow_key *key, struct flow *f, struct passage *way)
 {
-	verdict_t before = f->verdict;
 	struct answer a = {};
 	verdict_t verdict;
+	int news;
 
 	verdict = check_ends(skb, p, way);
 	if (verdict)
 		return verdict;
-	flow_decide_again(f, key, way->generation, &a);
-	report_answer(way, &a, way->sender != f->initiator);
-	way->decided = verdict_reason(before) != verdict_reason(a.verdict);
+	news = flow_decide_again(f, key, way->generation, &a);
+	report_ends(way, &a, way->sender != f->initiator);
+	if (news & NEWS_AUDIT)
+		report_audit(skb, p, way, &a);
+	report_answer(way, &a);
+	way->decided = news & NEWS_VERDICT;
 	return a.verdict;
 }
 
-/* The flow that an ICMP error is about, decided under the present policy, or NULL. */
+/* The flow that an ICMP error is about, decided under the present policy, or NULL;
+ * key becomes that flow's.
+ */
 static __noinline struct flow *find_quoted(struct __sk_buff *skb, const struct packet *p,
-					   struct passage *way)
+					   struct flow_key *key, struct passage *way)
 {
-	struct flow_key key = {};
 	struct answer a = {};
 	struct flow *f;
 	int sender;
 
-	sender = quoted_flow(skb, p, way->from_workload, &key);
+	sender = quoted_flow(skb, p, way->from_workload, key);
 	if (sender < 0)
 		return NULL;
 	way->sender = sender;
-	f = flow_find(&key, bpf_ktime_get_coarse_ns());
+	f = flow_find(key, bpf_ktime_get_coarse_ns());
 	if (f && f->generation != way->generation)
-		flow_decide_again(f, &key, way->generation, &a);
+		flow_decide_again(f, key, way->generation, &a);
 	return f;
 }
 
@@ -200,14 +234,14 @@ static __noinline struct flow *find_quoted(struct __sk_buff *skb, const struct p
  * whose packet it quotes. One about no flow is a packet like any other.
  */
 static __always_inline verdict_t admit_error(struct __sk_buff *skb, const struct packet *p,
-					     const struct flow_key *key, struct passage *way)
+					     struct flow_key *key, struct passage *way)
 {
-	struct flow *f = find_quoted(skb, p, way);
+	struct flow *f = find_quoted(skb, p, key, way);
 	verdict_t verdict;
 	__u32 to;
 
 	if (!f)
-		return admit_new(skb, p, key, way);
+		return admit_new(skb, p, key, way); /* opens no flow, so any key will do */
 	verdict = check_ends(skb, p, way);
 	if (verdict)
 		return verdict;

@@ -15,14 +15,14 @@ struct question {
 };
 
 struct answer {
-	verdict_t verdict;
+	struct endpoint *local[2]; /* by party, NULL if not a workload of this node */
+	__u64 audit[2]; /* by party: the candidate that would change the verdict, or 0 */
 	__u32 identity[2]; /* by party */
 	__u32 cookie[2]; /* by party: the rule that decided at that end */
-	__u32 rule; /* the cookie of the end that had the last word */
+	verdict_t verdict;
 	__u16 endpoint; /* whose policy decided */
 	__u8 direction;
 	__u8 pad;
-	struct endpoint *local[2]; /* by party, NULL if not a workload of this node */
 };
 
 static __always_inline __u32 identity_of(const struct addr *addr, const struct endpoint *local,
@@ -42,6 +42,20 @@ static __always_inline __u32 identity_of(const struct addr *addr, const struct e
 	return is_ipv6 ? world_ipv6_identity : world_ipv4_identity;
 }
 
+/* The candidate of the audited companion, if with it the verdict were another. */
+static __always_inline __u64 ask_audit(struct policy_query *query, verdict_t verdict)
+{
+	__u64 candidate;
+	__u32 kind;
+
+	query->policy |= 1;
+	candidate = policy_ask(query);
+	kind = candidate_kind(candidate);
+	if (!kind || verdict_reason(verdict) == DROP_NO_POLICY)
+		return 0;
+	return (kind == KIND_ALLOW) != !verdict ? candidate : 0;
+}
+
 static __always_inline void ask_end(const struct question *q, struct answer *a, __u32 me)
 {
 	struct endpoint *local = a->local[me];
@@ -56,11 +70,12 @@ static __always_inline void ask_end(const struct question *q, struct answer *a, 
 	query.direction = me == SOURCE ? EGRESS : INGRESS;
 	query.protocol = q->protocol;
 	query.port = q->port;
-	a->verdict = policy_verdict(&query, &candidate);
+	candidate = policy_ask(&query);
+	a->verdict = candidate_verdict(candidate);
 	a->cookie[me] = candidate_cookie(candidate);
-	a->rule = a->cookie[me];
 	a->direction = query.direction;
 	a->endpoint = local->id;
+	a->audit[me] = ask_audit(&query, a->verdict);
 }
 
 /* Both ends decide: egress at the source, then ingress at the destination. */
@@ -72,12 +87,27 @@ static __noinline int decide(const struct question *q, struct answer *a)
 	a->identity[DESTINATION] =
 		identity_of(&q->addr[DESTINATION], a->local[DESTINATION], q->is_ipv6);
 	a->verdict = PASS;
-	a->cookie[SOURCE] = 0;
-	a->cookie[DESTINATION] = 0;
-	a->rule = 0;
+	for (__u32 party = 0; party < 2; party++) {
+		a->cookie[party] = 0;
+		a->audit[party] = 0;
+	}
 	a->endpoint = 0;
 	a->direction = EGRESS;
 	ask_end(q, a, SOURCE);
 	ask_end(q, a, DESTINATION);
 	return 0;
+}
+
+/* The rule of the end that had the last word. */
+static __always_inline __u32 deciding_cookie(const struct answer *a)
+{
+	return a->direction == EGRESS ? a->cookie[SOURCE] : a->cookie[DESTINATION];
+}
+
+/* What audited rules would change, as one number, to tell whether that is news. */
+static __always_inline __u32 audit_mark(const struct answer *a)
+{
+	__u64 mark = a->audit[SOURCE] * 31 + a->audit[DESTINATION];
+
+	return mark ^ mark >> 32;
 }

@@ -14,7 +14,8 @@ struct report {
 	__u8 type;
 	__u8 reason;
 	__u8 point;
-	__u16 pad;
+	__u8 audit; /* the verdict is what would be */
+	__u8 pad;
 	verdict_t verdict;
 };
 
@@ -82,6 +83,7 @@ __noinline int emit(struct __sk_buff *skb, const struct packet *p, const struct 
 	e->endpoint = r->endpoint;
 	e->file = verdict_file(r->verdict);
 	e->line = verdict_line(r->verdict);
+	e->audit = r->audit;
 	e->cookie = r->cookie;
 	e->ifindex = skb->ifindex;
 	e->length = skb->len;

@@ -85,19 +85,34 @@ static __always_inline void flow_set_answer(struct flow *f, const struct questio
 	flow_set_end(&f->end[DESTINATION], a, DESTINATION);
 	f->verdict = a->verdict;
 	f->direction = a->direction;
+	f->audit = audit_mark(a);
 	barrier();
 	f->generation = q->generation;
+}
+
+/* What a decision made again says that the one before did not. */
+#define NEWS_VERDICT 1
+#define NEWS_AUDIT 2
+
+static __always_inline int news_of(const struct flow *f, const struct answer *a)
+{
+	__u32 mark = audit_mark(a);
+	int news = mark && mark != f->audit ? NEWS_AUDIT : 0;
+
+	return verdict_reason(f->verdict) != verdict_reason(a->verdict) ? news | NEWS_VERDICT :
+									  news;
 }
 
 /* Asks again for a flow whose decision is of an older generation. Two processors
  * may do so under different generations; if their writes mixed, an old verdict
  * could stand beside the new generation. So one writes, and the other uses what
- * it decided for its own packet only.
+ * it decided for its own packet only. Returns what is news of the answer.
  */
 static __noinline int flow_decide_again(struct flow *f, const struct flow_key *key,
 					__u32 generation, struct answer *a)
 {
 	__u32 initiator = f->initiator & 1;
+	int news;
 	struct question q = {
 		.generation = generation,
 		.protocol = key->protocol,
@@ -108,11 +123,12 @@ static __noinline int flow_decide_again(struct flow *f, const struct flow_key *k
 	q.addr[SOURCE] = initiator ? key->high : key->low;
 	q.addr[DESTINATION] = initiator ? key->low : key->high;
 	decide(&q, a);
+	news = news_of(f, a);
 	if (!__sync_val_compare_and_swap(&f->busy, 0, 1)) {
 		flow_set_answer(f, &q, a);
 		__sync_lock_test_and_set(&f->busy, 0);
 	}
-	return 0;
+	return news;
 }
 
 static __noinline struct flow *flow_create(const struct flow_key *key, __u32 initiator,

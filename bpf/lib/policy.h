@@ -43,22 +43,32 @@ static __always_inline __u32 peer_class(__u32 id)
 	return PEER_ANY;
 }
 
-/* Marks, in a candidate on its way through the programs, that no rule matched. */
+/* What a candidate on its way through the programs says beside its own parts: that
+ * no rule matched, or that there is no policy to ask.
+ */
 #define CANDIDATE_BY_DEFAULT (1ULL << 2)
-
-static __always_inline __u32 candidate_cookie(__u64 candidate)
-{
-	return candidate ? ~(__u32)(candidate >> CANDIDATE_COOKIE_SHIFT) : 0;
-}
+#define CANDIDATE_NO_POLICY (1ULL << 3)
 
 static __always_inline __u32 candidate_kind(__u64 candidate)
 {
 	return (candidate >> CANDIDATE_KIND_SHIFT) & 3;
 }
 
-static __noinline struct policy_value *policy_entry(void *map, const struct policy_key *key)
+static __always_inline __u32 candidate_cookie(__u64 candidate)
 {
-	return bpf_map_lookup_elem(map, key);
+	return candidate_kind(candidate) ? ~(__u32)(candidate >> CANDIDATE_COOKIE_SHIFT) : 0;
+}
+
+static __always_inline verdict_t candidate_verdict(__u64 candidate)
+{
+	if (candidate_kind(candidate) == KIND_ALLOW)
+		return PASS;
+	/* Not installed: the workload is closed until it is. */
+	if (candidate == CANDIDATE_NO_POLICY)
+		return DROP(NO_POLICY);
+	if (!candidate || candidate & CANDIDATE_BY_DEFAULT)
+		return DROP(POLICY);
+	return DROP(DENY_RULE);
 }
 
 static __always_inline __u64 stronger(const struct policy_value *v, __u32 tier, __u64 best)
@@ -67,8 +77,8 @@ static __always_inline __u64 stronger(const struct policy_value *v, __u32 tier, 
 }
 
 /* The candidate that decides: of the highest tier that any of the entries has one
- * in, the strongest; a pass leaves its tier. 0 is none. A global function: the
- * verifier looks at its many ways once.
+ * in, the strongest; a pass leaves its tier. 0 is none. A global function, as
+ * policy_ask is: the verifier looks at its many ways once.
  */
 __noinline __u64 policy_candidate(const struct policy_value *peer, const struct policy_value *class,
 				  const struct policy_value *any)
@@ -84,38 +94,36 @@ __noinline __u64 policy_candidate(const struct policy_value *peer, const struct 
 	return 0;
 }
 
+static __noinline struct policy_value *policy_entry(void *map, const struct policy_key *key)
+{
+	return bpf_map_lookup_elem(map, key);
+}
+
 /* The best entries for this very peer, for its class and for any peer decide
  * together. No candidate at all is a denial.
  */
-static __always_inline verdict_t policy_verdict(const struct policy_query *q, __u64 *candidate)
+__noinline __u64 policy_ask(const struct policy_query *q)
 {
-	__u32 slot = q->policy * 2 + (q->generation & 1);
-	struct policy_key key = {
-		.prefixlen = POLICY_KEY_BITS,
-		.peer = q->peer,
-		.direction = q->direction,
-		.protocol = q->protocol,
-		.port = q->port,
-	};
 	struct policy_value *peer, *class = NULL, *any;
+	struct policy_key key = { .prefixlen = POLICY_KEY_BITS };
 	void *map;
+	__u32 slot;
 
-	*candidate = 0;
+	if (!q)
+		return CANDIDATE_NO_POLICY;
+	slot = q->policy * 2 + (q->generation & 1);
 	map = bpf_map_lookup_elem(&policies, &slot);
-	/* Not installed: the workload is closed until it is. */
 	if (!map)
-		return DROP(NO_POLICY);
+		return CANDIDATE_NO_POLICY;
+	key.direction = q->direction;
+	key.protocol = q->protocol;
+	key.port = q->port;
+	key.peer = q->peer;
 	peer = policy_entry(map, &key);
 	key.peer = peer_class(q->peer);
 	if (key.peer != PEER_ANY)
 		class = policy_entry(map, &key);
 	key.peer = PEER_ANY;
 	any = policy_entry(map, &key);
-
-	*candidate = policy_candidate(peer, class, any);
-	if (candidate_kind(*candidate) == KIND_ALLOW)
-		return PASS;
-	if (!*candidate || *candidate & CANDIDATE_BY_DEFAULT)
-		return DROP(POLICY);
-	return DROP(DENY_RULE);
+	return policy_candidate(peer, class, any);
 }

@@ -53,13 +53,17 @@ func (a *Agent) policyRows() ([][]string, error) {
 	owners := a.enforcer.Numbers()
 	var out [][]string
 	for _, id := range ids {
+		owner := owners[id&^1].Name()
+		if id&1 != 0 {
+			owner += " audited"
+		}
 		entries, err := a.dp.Policies().Get(id)
 		if err != nil {
 			return nil, err
 		}
 		for _, key := range sorted(entries, compareKeys) {
 			for _, columns := range a.entryRows(key, entries[key]) {
-				out = append(out, append([]string{text(id), owners[id].Name()}, columns...))
+				out = append(out, append([]string{text(id), owner}, columns...))
 			}
 		}
 	}

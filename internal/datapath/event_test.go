@@ -9,6 +9,8 @@ import (
 
 	"cilium.local/cilium/internal/flow"
 	"cilium.local/cilium/internal/l4"
+	"cilium.local/cilium/internal/policy"
+	"cilium.local/cilium/internal/policy/compile"
 )
 
 // events collects what the programs report while f runs.
@@ -114,5 +116,65 @@ func TestFlowTableListsCollectsAndFlushes(t *testing.T) {
 	must(t, err)
 	if flushed != 1 {
 		t.Errorf("flushed %d flows of one address, want 1", flushed)
+	}
+}
+
+// TestAuditedRulesReportWhatTheyWouldChange has app2's companion policy say
+// something else than the one in force.
+func TestAuditedRulesReportWhatTheyWouldChange(t *testing.T) {
+	eachFamily(t, func(t *testing.T, f family) {
+		n := pair(t, f)
+		to := frame{src: f.app1, dst: f.app2}
+		n.policy(app2Audited, compile.Entries{{Direction: policy.Ingress}: denied(9)})
+		all := n.events(3, func() { n.send(to.tcp(t, 4000, 80, "S")) })
+		if e := all[0]; e.Type != flow.TypeVerdict || !e.Audit || e.Verdict != flow.Denied || e.Reason != flow.DropDenyRule ||
+			e.Cookie != 9 || e.Endpoint != 2 || e.Direction != flow.Ingress || e.SourceIdentity != app1ID || e.DestIdentity != app2ID {
+			t.Errorf("audit event %+v", e)
+		}
+		if e := all[1]; e.Type != flow.TypeVerdict || e.Audit || e.Verdict != flow.Allowed || e.Cookie != 0 {
+			t.Errorf("verdict event %+v", e)
+		}
+		if e := all[2]; e.Type != flow.TypeTrace || e.Audit {
+			t.Errorf("trace event %+v", e)
+		}
+
+		n.policy(app2Audited, compile.Entries{{Direction: policy.Ingress}: allowed(9)})
+		n.wantDrop("enforced, though audited rules allow it", flow.DropDenyRule, func(data []byte) (action uint32, out []byte) {
+			n.policy(app2Policy, compile.Entries{{Direction: policy.Ingress}: denied(7)})
+			all = n.events(3, func() { action, out = n.send(data) })
+			return action, out
+		}, to.tcp(t, 4001, 80, "S"))
+		if e := all[0]; !e.Audit || e.Verdict != flow.Allowed || e.Cookie != 9 {
+			t.Errorf("audit event %+v", e)
+		}
+		if e := all[1]; e.Audit || e.Verdict != flow.Denied || e.Cookie != 7 {
+			t.Errorf("verdict event %+v", e)
+		}
+	})
+}
+
+// TestAnAuditedFlowIsReportedWhenItIsNews lets the policy of a running flow change
+// in ways that concern audited rules and in ways that do not.
+func TestAnAuditedFlowIsReportedWhenItIsNews(t *testing.T) {
+	f := families[0]
+	n := pair(t, f)
+	ack := frame{src: f.app1, dst: f.app2}.tcp(t, 4000, 80, "A")
+	reply := func() { n.send(ack) }
+	n.events(2, reply)
+	n.policy(app2Audited, compile.Entries{{Direction: policy.Ingress}: denied(9)})
+	if e := n.events(1, reply)[0]; !e.Audit || e.Cookie != 9 {
+		t.Errorf("after the audited rule came: %+v", e)
+	}
+	n.address("203.0.113.0/24", 1003) // another generation
+	n.send(ack)
+	n.policy(app2Audited, compile.Entries{{Direction: policy.Ingress}: denied(10)})
+	if e := n.events(1, reply)[0]; !e.Audit || e.Cookie != 10 {
+		t.Errorf("after another audited rule came: %+v", e)
+	}
+	n.policy(app2Audited, nil)
+	n.send(ack)
+	n.policy(app2Policy, nil)
+	if e := n.events(2, reply)[0]; e.Audit || e.Verdict != flow.Denied {
+		t.Errorf("without audited rules: %+v", e)
 	}
 }

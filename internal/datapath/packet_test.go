@@ -20,6 +20,7 @@ const (
 	app2ID      identity.ID = 1002
 	app1Policy              = 2
 	app2Policy              = 4
+	app2Audited             = app2Policy + 1
 	app2Ifindex             = 7
 )
 

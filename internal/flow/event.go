@@ -117,6 +117,9 @@ type Event struct {
 	TraceReason TraceReason `json:"trace-reason"`
 	// Verdict is meant only in events of TypeVerdict.
 	Verdict Verdict `json:"verdict"`
+	// Audit marks a verdict that would be if the rules that are only audited were
+	// enforced; it is another than the one in force.
+	Audit bool `json:"audit,omitempty"`
 
 	Ifindex int    `json:"ifindex,omitempty"`
 	IfName  string `json:"interface,omitempty"`

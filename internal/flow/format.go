@@ -25,7 +25,7 @@ func Format(e Event, verbose bool) string {
 			e.point(), e.Hash, e.identities(), e.TraceReason, e.device(), e.packet())
 	case TypeVerdict:
 		fmt.Fprintf(&b, "Policy verdict: %s flow 0x%x endpoint %d %s, identity %s: %s",
-			e.Verdict, e.Hash, e.Endpoint, e.Direction, e.identities(), e.packet())
+			e.verdict(), e.Hash, e.Endpoint, e.Direction, e.identities(), e.packet())
 	case TypeAgent:
 		fmt.Fprintf(&b, ">> %s", e.Message)
 	default:
@@ -49,6 +49,13 @@ func (e *Event) side() string {
 		return "from"
 	}
 	return "to"
+}
+
+func (e *Event) verdict() string {
+	if e.Audit {
+		return "audit, would be " + e.Verdict.String()
+	}
+	return e.Verdict.String()
 }
 
 func (e *Event) identities() string {

@@ -101,7 +101,7 @@ type Flow struct {
 	Direction  uint8
 	Pad        [3]uint8
 	Busy       uint32
-	Pad2       uint32
+	Audit      uint32
 	End        [2]FlowEnd
 }
 
@@ -153,7 +153,8 @@ type Event struct {
 	Endpoint    uint16
 	File        uint16
 	Line        uint16
-	CaptureLen  uint16
+	CaptureLen  uint8
+	Audit       uint8
 	Cookie      uint32
 	Ifindex     uint32
 	Length      uint32

@@ -182,7 +182,7 @@ func (p *Policies) prepare(idle uint32, changes map[uint32]compile.Delta) error 
 			p.held[number/2] = h
 		}
 		if old := h.maps[number%2]; old != nil {
-			old.Close()
+			_ = old.Close() // replaced in its slot
 		}
 		h.maps[number%2] = m
 	}
@@ -422,7 +422,7 @@ func (p *Policies) Close() {
 func (h *heldPolicy) close() {
 	for bank, m := range h.maps {
 		if m != nil {
-			m.Close()
+			_ = m.Close()
 			h.maps[bank] = nil
 		}
 	}

@@ -87,6 +87,6 @@ func (s kernelSlots) install(built map[uint32]entryMap) error {
 
 func closeAll(built map[uint32]entryMap) {
 	for _, m := range built {
-		m.Close()
+		_ = m.Close()
 	}
 }

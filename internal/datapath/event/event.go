@@ -84,7 +84,7 @@ func eventOf(raw *abi.Event, boot time.Time) flow.Event {
 		ICMPType: raw.ICMPType, ICMPCode: raw.ICMPCode,
 		TracePoint: flow.TracePoint(raw.Point), Ifindex: int(raw.Ifindex),
 		Length: int(raw.Length), Hash: raw.Hash,
-		File: abi.SourceFiles[raw.File], Line: int(raw.Line), Cookie: raw.Cookie,
+		File: abi.SourceFiles[raw.File], Line: int(raw.Line), Cookie: raw.Cookie, Audit: raw.Audit != 0,
 		Capture: append([]byte(nil), raw.Capture[:min(int(raw.CaptureLen), len(raw.Capture))]...),
 	}
 	switch raw.Type {
