@@ -3,10 +3,12 @@
 package agent
 
 import (
+	"cmp"
 	"strings"
 
 	"cilium.local/cilium/internal/apiserver"
 	"cilium.local/cilium/internal/identity"
+	"cilium.local/cilium/internal/l4"
 	"cilium.local/cilium/internal/label"
 	"cilium.local/cilium/internal/policy"
 	"cilium.local/cilium/internal/policy/compile"
@@ -28,20 +30,38 @@ func (p policyAPI) Enforcement(id identity.ID) apiserver.Enforcement {
 	if known, ok := p.a.identities.Lookup(id); ok {
 		labels = known.Labels
 	}
-	e := apiserver.Enforcement{AllowedIngress: peers(entries, policy.Ingress), AllowedEgress: peers(entries, policy.Egress)}
+	e := apiserver.Enforcement{
+		AllowedIngress: p.allowed(entries, policy.Ingress), AllowedEgress: p.allowed(entries, policy.Egress),
+	}
 	e.Ingress, e.Egress = p.enforced(p.a.enforcer.Mode(), labels)
 	return e
 }
 
-// peers lists those that some entry of a direction allows.
-func peers(entries compile.Entries, d policy.Direction) []identity.ID {
-	seen := map[identity.ID]bool{}
-	for key, value := range entries {
-		if key.Direction == d && value.Decide().Allow {
-			seen[key.Identity] = true
+// allowed lists the peers that some port is open for in a direction: identity 0
+// where any peer is, else each that is known.
+func (p policyAPI) allowed(entries compile.Entries, d policy.Direction) []identity.ID {
+	open := map[identity.ID]bool{}
+	columns := map[identity.ID][]l4.Port{}
+	for key := range entries {
+		if key.Direction == d {
+			columns[key.Identity] = append(columns[key.Identity], l4.Port{Protocol: key.Protocol, Number: key.Port})
 		}
 	}
-	return sorted(seen, func(a, b identity.ID) int { return int(a) - int(b) })
+	check := func(peer identity.ID, ports []l4.Port) {
+		for _, port := range ports {
+			if decision, ok := entries.Lookup(peer, d, port); ok && decision.Allow {
+				open[peer] = true
+			}
+		}
+	}
+	for _, known := range p.a.identities.Identities() {
+		check(known.ID, columns[known.ID])
+		if class := compile.Class(known.ID); class != compile.AnyPeer {
+			check(known.ID, columns[class])
+		}
+	}
+	check(compile.AnyPeer, columns[compile.AnyPeer])
+	return sorted(open, func(a, b identity.ID) int { return cmp.Compare(a, b) })
 }
 
 // policyRows lists the entries of every policy that the kernel has.
