@@ -182,6 +182,16 @@ struct counter {
 	__u64 bytes;
 };
 
+/* rule_hits: slot of a rule -> what it decided. */
+struct rule_hits {
+	__u64 allow_packets;
+	__u64 allow_bytes;
+	__u64 deny_packets;
+	__u64 deny_bytes;
+	__u64 first; /* CLOCK_MONOTONIC, coarse, ns; 0 for never */
+	__u64 last;
+};
+
 enum event_type {
 	EVENT_DROP = 1,
 	EVENT_TRACE = 4,

@@ -24,7 +24,7 @@ struct passage {
 	struct target target;
 	__u32 generation;
 	__u8 from_workload; /* else: out of the host's stack, to one */
-	__u8 admitted; /* came through admission before */
+	__u8 admitted; /* came through admission before, and was counted */
 	__u8 trace; /* trace_reason + 1, or 0 for nothing to report */
 	__u8 decided; /* a new decision was made: report the verdict */
 	__u8 sender; /* which address of the flow key sent the packet: 0 low, 1 high */
@@ -100,6 +100,7 @@ static __noinline int report_audit(struct __sk_buff *skb, const struct packet *p
 		way->report.direction = me == SOURCE ? EGRESS : INGRESS;
 		way->report.endpoint = local->id;
 		emit(skb, p, &way->report);
+		hit_audited(way->report.cookie, !way->report.verdict, skb->len);
 	}
 	way->report.audit = 0;
 	return 0;
@@ -176,6 +177,8 @@ static __noinline verdict_t admit_new(struct __sk_buff *skb, const struct packet
 	if (audit_mark(&a))
 		report_audit(skb, p, way, &a);
 	report_answer(way, &a);
+	if (!way->admitted)
+		hit_answer(&a, skb->len);
 	if (a.verdict)
 		return a.verdict;
 	target_endpoint(way, a.local[DESTINATION]);
@@ -195,12 +198,8 @@ static __noinline verdict_t renew(struct __sk_buff *skb, const struct packet *p,
 				  const struct flow_key *key, struct flow *f, struct passage *way)
 {
 	struct answer a = {};
-	verdict_t verdict;
 	int news;
 
-	verdict = check_ends(skb, p, way);
-	if (verdict)
-		return verdict;
 	news = flow_decide_again(f, key, way->generation, &a);
 	report_ends(way, &a, way->sender != f->initiator);
 	if (news & NEWS_AUDIT)
@@ -282,7 +281,18 @@ __noinline verdict_t admit(struct __sk_buff *skb, const struct packet *p, struct
 
 	way->report.src_identity = f->end[party].identity;
 	way->report.dst_identity = f->end[!party].identity;
-	verdict = f->generation == way->generation ? f->verdict : renew(skb, p, &key, f, way);
+	if (f->generation == way->generation) {
+		barrier(); /* the generation vouches for the verdict, so it is read first */
+		verdict = f->verdict;
+	} else {
+		verdict = check_ends(skb, p, way);
+		if (verdict)
+			return verdict;
+		verdict = renew(skb, p, &key, f, way);
+	}
+	/* What was admitted before was counted then. */
+	if (party == SOURCE && !way->admitted)
+		hit_flow(f, verdict, skb->len, now);
 	if (verdict) {
 		report_denier(way, f);
 		return verdict;

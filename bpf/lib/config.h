@@ -15,5 +15,8 @@ volatile const struct addr gateway_ipv6;
 volatile const __u32 world_ipv4_identity = 2;
 volatile const __u32 world_ipv6_identity = 2;
 
+/* Slots of rule_hits less one; their number is a power of two. */
+volatile const __u32 rule_mask = 1023;
+
 /* Report every packet, not only a flow's changes of state. */
 volatile const __u8 trace_packets;

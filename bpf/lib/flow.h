@@ -2,7 +2,7 @@
 /* The flow table: connection tracking and the cached decision in one entry. */
 #pragma once
 
-#include "lib/decide.h"
+#include "lib/hits.h"
 #include "lib/l4.h"
 
 #define SECOND 1000000000ULL

@@ -71,6 +71,14 @@ struct {
 	__uint(max_entries, 512);
 } metrics SEC(".maps");
 
+/* Slot cookie & rule_mask; no two rules share one, and slot 0 is nobody's. */
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__type(key, __u32);
+	__type(value, struct rule_hits);
+	__uint(max_entries, 1024);
+} rule_hits SEC(".maps");
+
 struct {
 	__uint(type, BPF_MAP_TYPE_RINGBUF);
 	__uint(max_entries, 1 << 20);

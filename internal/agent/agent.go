@@ -167,7 +167,7 @@ func (a *Agent) sizes() prog.Sizes {
 		value uint32
 	}{
 		{&sizes.Endpoints, d.Endpoints}, {&sizes.Addresses, d.Addresses}, {&sizes.Policies, d.Policies},
-		{&sizes.PolicyEntries, d.PolicyEntries}, {&sizes.Flows, d.Flows},
+		{&sizes.PolicyEntries, d.PolicyEntries}, {&sizes.Rules, d.Rules}, {&sizes.Flows, d.Flows},
 	} {
 		if s.value != 0 {
 			*s.size = s.value

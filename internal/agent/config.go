@@ -69,9 +69,9 @@ type StoreConfig struct {
 
 // DatapathConfig sizes the kernel's tables, in entries; 0 is the default.
 type DatapathConfig struct {
-	Endpoints, Addresses, Policies, PolicyEntries, Flows uint32
-	TracePackets                                         bool
-	LegacyHooks                                          bool
+	Endpoints, Addresses, Policies, PolicyEntries, Rules, Flows uint32
+	TracePackets                                                bool
+	LegacyHooks                                                 bool
 }
 
 // validate checks what the flags' types cannot.

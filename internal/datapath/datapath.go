@@ -103,6 +103,9 @@ func (d *Datapath) Policies() *bpfmap.Policies { return d.policies }
 // Flows is the kernel's flow table.
 func (d *Datapath) Flows() *bpfmap.Flows { return d.flows }
 
+// Hits is the kernel's table of rule counters.
+func (d *Datapath) Hits() *bpfmap.Hits { return bpfmap.NewHits(d.loaded.Maps.RuleHits) }
+
 // Metrics returns the counters of forwarded and dropped packets.
 func (d *Datapath) Metrics() ([]bpfmap.Count, error) {
 	return bpfmap.ReadMetrics(d.loaded.Maps.Metrics)

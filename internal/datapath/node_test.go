@@ -42,7 +42,7 @@ func constants() prog.Constants {
 func smallSizes() prog.Sizes {
 	return prog.Sizes{
 		Endpoints: 64, Addresses: 1024, Policies: 16, PolicyEntries: 256,
-		Flows: 4096, Fragments: 256, EventBytes: 1 << 16,
+		Flows: 4096, Fragments: 256, Rules: 64, EventBytes: 1 << 16,
 	}
 }
 
@@ -70,7 +70,7 @@ func newNode(t testing.TB, change ...func(*prog.Constants)) *node {
 	for _, f := range change {
 		f(&c)
 	}
-	dp, err := Open(Config{PinDir: bpffs(t), Constants: c, Sizes: smallSizes()}, slog.New(slog.DiscardHandler))
+	dp, err := Open(Config{PinDir: bpffs(t), Constants: c, Sizes: smallSizes()}, discard())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -142,3 +142,5 @@ func (n *node) send(frame []byte) (uint32, []byte) { return n.run(n.loaded.FromW
 
 // receive is run out of the host's stack to the workload behind loopback.
 func (n *node) receive(frame []byte) (uint32, []byte) { return n.run(n.loaded.ToWorkload, frame, 0) }
+
+func discard() *slog.Logger { return slog.New(slog.DiscardHandler) }

@@ -6,7 +6,6 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"log/slog"
 	"net"
 	"net/netip"
 	"os"
@@ -64,7 +63,7 @@ func newLive(t *testing.T, legacy bool) *live {
 		ipv4:     map[string]netip.Addr{"app1": netip.MustParseAddr("10.15.0.11"), "app2": netip.MustParseAddr("10.15.0.12")},
 		ipv6:     map[string]netip.Addr{"app1": netip.MustParseAddr("f00d::a0f:0:0:11"), "app2": netip.MustParseAddr("f00d::a0f:0:0:12")},
 	}
-	dp, err := Open(Config{PinDir: bpffs(t), Constants: constants(), Sizes: smallSizes(), LegacyHooks: legacy}, slog.New(slog.DiscardHandler))
+	dp, err := Open(Config{PinDir: bpffs(t), Constants: constants(), Sizes: smallSizes(), LegacyHooks: legacy}, discard())
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -39,6 +39,7 @@ var structs = []struct{ name, doc string }{
 	{"fragment_key", "names a fragmented datagram."},
 	{"fragment_value", "is what is remembered of a first fragment."},
 	{"counter", "counts packets and bytes."},
+	{"rule_hits", "is what a rule decided, on one processor."},
 	{"event", "is what the programs write to the ring buffer."},
 }
 

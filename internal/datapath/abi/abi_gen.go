@@ -132,6 +132,17 @@ type Counter struct {
 	Bytes   uint64
 }
 
+// RuleHits is what a rule decided, on one processor.
+type RuleHits struct {
+	_            structs.HostLayout
+	AllowPackets uint64
+	AllowBytes   uint64
+	DenyPackets  uint64
+	DenyBytes    uint64
+	First        uint64
+	Last         uint64
+}
+
 // Event is what the programs write to the ring buffer.
 type Event struct {
 	_           structs.HostLayout

@@ -49,6 +49,7 @@ type Sizes struct {
 	PolicyEntries uint32 // of one policy
 	Flows         uint32
 	Fragments     uint32
+	Rules         uint32 // whose hits are counted, a power of two; 48 bytes each and processor
 	EventBytes    uint32 // of the ring buffer, a power of two and a multiple of the page size
 }
 
@@ -56,7 +57,7 @@ type Sizes struct {
 func DefaultSizes() Sizes {
 	return Sizes{
 		Endpoints: 4096, Addresses: 131072, Policies: 4096, PolicyEntries: 16384,
-		Flows: 131072, Fragments: 8192, EventBytes: 1 << 20,
+		Flows: 131072, Fragments: 8192, Rules: 16384, EventBytes: 1 << 20,
 	}
 }
 
@@ -69,7 +70,7 @@ type Loaded struct {
 
 // Maps are the programs' maps, by the names that the C code gives them.
 type Maps struct {
-	Endpoints, IPCache, Policies, Control, Flows, Fragments, Metrics, Events, EventsLost *ebpf.Map
+	Endpoints, IPCache, Policies, Control, Flows, Fragments, Metrics, RuleHits, Events, EventsLost *ebpf.Map
 
 	// PolicySpec is the specification of one policy's map, for the Policies slots.
 	PolicySpec *ebpf.MapSpec
@@ -109,6 +110,9 @@ func Load(pinDir string, c Constants, s Sizes, log *slog.Logger) (*Loaded, error
 	if err := pinMaps(spec, pinDir, log); err != nil {
 		return nil, err
 	}
+	if err := setRuleMask(spec); err != nil {
+		return nil, err
+	}
 	collection, err := ebpf.NewCollectionWithOptions(spec, ebpf.CollectionOptions{
 		Maps: ebpf.MapOptions{PinPath: pinDir},
 	})
@@ -125,7 +129,7 @@ func loaded(spec *ebpf.CollectionSpec, c *ebpf.Collection) *Loaded {
 		Maps: Maps{
 			Endpoints: c.Maps["endpoints"], IPCache: c.Maps["ipcache"], Policies: c.Maps["policies"],
 			Control: c.Maps["control"], Flows: c.Maps["flows"], Fragments: c.Maps["fragments"],
-			Metrics: c.Maps["metrics"], Events: c.Maps["events"], EventsLost: c.Maps["events_lost"],
+			Metrics: c.Maps["metrics"], RuleHits: c.Maps["rule_hits"], Events: c.Maps["events"], EventsLost: c.Maps["events_lost"],
 			PolicySpec: spec.Maps["policies"].InnerMap.Copy(),
 		},
 		collection: c,
@@ -158,15 +162,32 @@ func setConstants(spec *ebpf.CollectionSpec, c Constants) error {
 		"trace_packets":       c.TracePackets,
 	}
 	for name, value := range values {
-		variable := spec.Variables[name]
-		if variable == nil {
-			return fmt.Errorf("constant %s is not in the BPF object; build both anew with: make build", name)
-		}
-		if err := variable.Set(value); err != nil {
-			return fmt.Errorf("set constant %s: %w", name, err)
+		if err := setConstant(spec, name, value); err != nil {
+			return err
 		}
 	}
 	return nil
+}
+
+func setConstant(spec *ebpf.CollectionSpec, name string, value any) error {
+	variable := spec.Variables[name]
+	if variable == nil {
+		return fmt.Errorf("constant %s is not in the BPF object; build both anew with: make build", name)
+	}
+	if err := variable.Set(value); err != nil {
+		return fmt.Errorf("set constant %s: %w", name, err)
+	}
+	return nil
+}
+
+// setRuleMask follows the size of the rule counters, which is that of the pinned
+// map where there is one.
+func setRuleMask(spec *ebpf.CollectionSpec) error {
+	slots := spec.Maps["rule_hits"].MaxEntries
+	if slots < 2 || slots&(slots-1) != 0 {
+		return fmt.Errorf("rule counters: %d is no power of two; give --rules-max one, such as %d", slots, DefaultSizes().Rules)
+	}
+	return setConstant(spec, "rule_mask", slots-1)
 }
 
 // gateway returns all zero for a family that the node does not have.
@@ -180,7 +201,7 @@ func gateway(ip netip.Addr) abi.Addr {
 func setSizes(spec *ebpf.CollectionSpec, s Sizes) {
 	for name, entries := range map[string]uint32{
 		"endpoints": s.Endpoints, "ipcache": s.Addresses, "policies": 4 * (s.Policies + 1),
-		"flows": s.Flows, "fragments": s.Fragments, "events": s.EventBytes,
+		"flows": s.Flows, "fragments": s.Fragments, "rule_hits": s.Rules, "events": s.EventBytes,
 	} {
 		spec.Maps[name].MaxEntries = entries
 	}
