@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"cilium.local/cilium/internal/agent/cidrid"
 	"cilium.local/cilium/internal/agent/enforce"
 	"cilium.local/cilium/internal/apiserver"
 	"cilium.local/cilium/internal/identity"
@@ -31,7 +32,9 @@ func (k *fakeKernel) Apply(map[uint32]compile.Delta) error {
 	}
 	return k.full
 }
-func (k *fakeKernel) Delete(...uint32) error { return nil }
+func (k *fakeKernel) Delete(...uint32) error           { return nil }
+func (k *fakeKernel) Put([]identity.Identity) error    { return nil }
+func (k *fakeKernel) Remove([]identity.Identity) error { return nil }
 
 func openBook(t *testing.T, path string) (*ruleBook, *fakeKernel) {
 	t.Helper()
@@ -41,7 +44,7 @@ func openBook(t *testing.T, path string) (*ruleBook, *fakeKernel) {
 	}
 	kernel := &fakeKernel{}
 	b.enforcer = enforce.New(enforce.Config{
-		Kernel: kernel, Rules: b.present, Identities: identity.Reserved,
+		Kernel: kernel, Addresses: kernel, Prefixes: cidrid.New(nil), Rules: b.present, Identities: identity.Reserved,
 		Options: compile.Options{Mode: policy.ModeDefault}, Log: slog.New(slog.DiscardHandler),
 	})
 	b.done = func(time.Duration, error) {}
