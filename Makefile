@@ -111,6 +111,11 @@ test: ## Set up, build and run all tests; as root also those on a real kernel an
 	CILIUM_BIN_DIR=$(BIN) $(GO) test -count=1 -timeout 20m $(TESTFLAGS) $(OTHERS)
 	$(if $(E2E_PACKAGES),CILIUM_BIN_DIR=$(BIN) $(GO) test -count=1 -p 1 -timeout 30m $(TESTFLAGS) $(E2E_PACKAGES))
 
+.PHONY: soak
+soak: ## Run at full length what the tests run shortened: restarts and policy changes under load (root)
+	$(MAKE) --no-print-directory build
+	CILIUM_SOAK=1 CILIUM_BIN_DIR=$(BIN) $(GO) test -count=1 -v -timeout 60m -run Soak ./test/node
+
 .PHONY: race
 race: gen ## Run the quick tests under the race detector
 	$(GO) test -race -short -timeout 20m $(TESTFLAGS) ./...
