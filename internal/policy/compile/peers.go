@@ -34,7 +34,7 @@ type peerSets struct {
 
 	identities map[identity.ID]*member
 	labelled   map[clue]map[identity.ID]struct{}
-	addresses  map[identity.ID]netip.Prefix // of identities outside
+	addresses  prefixes
 }
 
 // clue is a label key, with a value or without.
@@ -52,7 +52,7 @@ func newPeerSets() peerSets {
 
 		identities: map[identity.ID]*member{},
 		labelled:   map[clue]map[identity.ID]struct{}{},
-		addresses:  map[identity.ID]netip.Prefix{},
+		addresses:  newPrefixes(),
 	}
 }
 
@@ -162,9 +162,7 @@ func (s *peerSets) fill(set *peerSet) {
 	c := set.peer.Clue()
 	switch found := clues(c); {
 	case c.Prefix.IsValid():
-		for id := range s.addresses {
-			s.join(set, s.identities[id])
-		}
+		s.addresses.within(c.Prefix, func(id identity.ID) { s.join(set, s.identities[id]) })
 	case len(found) > 0:
 		for _, one := range found {
 			for id := range s.labelled[one] {
@@ -197,7 +195,7 @@ func (s *peerSets) add(id identity.Identity) *member {
 		}
 	})
 	if prefix := policy.LabelledPrefix(id.Labels); prefix.IsValid() {
-		s.addresses[id.ID] = prefix
+		s.addresses.add(id.ID, prefix)
 		for bits := range prefix.Bits() + 1 {
 			wider, _ := prefix.Addr().Prefix(bits)
 			for set := range s.byPrefix[wider] {
@@ -218,7 +216,7 @@ func (s *peerSets) remove(id identity.ID) *member {
 		return nil
 	}
 	delete(s.identities, id)
-	delete(s.addresses, id)
+	s.addresses.remove(id)
 	labelClues(&m.party, func(c clue) { drop(s.labelled, c, id) })
 	for _, set := range m.sets {
 		delete(set.members, id)
