@@ -46,14 +46,14 @@ static __always_inline __u32 identity_of(const struct addr *addr, const struct e
 static __always_inline __u64 ask_audit(struct policy_query *query, verdict_t verdict)
 {
 	__u64 candidate;
-	__u32 kind;
 
 	query->policy |= 1;
 	candidate = policy_ask(query);
-	kind = candidate_kind(candidate);
-	if (!kind || verdict_reason(verdict) == DROP_NO_POLICY)
+	/* Missing or empty: there are no audited rules. */
+	if (!candidate || candidate == CANDIDATE_NO_POLICY ||
+	    verdict_reason(verdict) == DROP_NO_POLICY)
 		return 0;
-	return (kind == KIND_ALLOW) != !verdict ? candidate : 0;
+	return !candidate_verdict(candidate) != !verdict ? candidate : 0;
 }
 
 static __always_inline void ask_end(const struct question *q, struct answer *a, __u32 me)

@@ -77,12 +77,15 @@ static __always_inline __u64 stronger(const struct policy_value *v, __u32 tier, 
 }
 
 /* The candidate that decides: of the highest tier that any of the entries has one
- * in, the strongest; a pass leaves its tier. 0 is none. A global function, as
- * policy_ask is: the verifier looks at its many ways once.
+ * in, the strongest; a pass leaves its tier. With entries but without a candidate
+ * it is a denial by default, without entries 0. A global function, as policy_ask is:
+ * the verifier looks at its many ways once.
  */
 __noinline __u64 policy_candidate(const struct policy_value *peer, const struct policy_value *class,
 				  const struct policy_value *any)
 {
+	__u64 found;
+
 	for (__u32 tier = 0; tier < TIERS; tier++) {
 		__u64 best = stronger(any, tier, stronger(class, tier, stronger(peer, tier, 0)));
 		__u32 kind = candidate_kind(best);
@@ -91,7 +94,12 @@ __noinline __u64 policy_candidate(const struct policy_value *peer, const struct 
 			continue;
 		return tier == TIER_DEFAULT ? best | CANDIDATE_BY_DEFAULT : best;
 	}
-	return 0;
+	found = peer ? CANDIDATE_BY_DEFAULT : 0;
+	/* The compiler would join the pointers by an OR, which the verifier refuses. */
+	barrier_var(found);
+	found = class ? CANDIDATE_BY_DEFAULT : found;
+	barrier_var(found);
+	return any ? CANDIDATE_BY_DEFAULT : found;
 }
 
 static __noinline struct policy_value *policy_entry(void *map, const struct policy_key *key)
@@ -100,7 +108,7 @@ static __noinline struct policy_value *policy_entry(void *map, const struct poli
 }
 
 /* The best entries for this very peer, for its class and for any peer decide
- * together. No candidate at all is a denial.
+ * together. 0 says that there are none, which is a denial.
  */
 __noinline __u64 policy_ask(const struct policy_query *q)
 {

@@ -5,13 +5,12 @@ package datapath
 import (
 	"log/slog"
 	"net/netip"
-	"os"
 	"testing"
 
 	"github.com/cilium/ebpf"
-	"golang.org/x/sys/unix"
 
 	"cilium.local/cilium/internal/datapath/bpfmap"
+	"cilium.local/cilium/internal/datapath/datapathtest"
 	"cilium.local/cilium/internal/datapath/prog"
 	"cilium.local/cilium/internal/identity"
 	"cilium.local/cilium/internal/policy/compile"
@@ -30,7 +29,7 @@ var (
 )
 
 // loopback is the interface that a test run claims a packet came by.
-const loopback = 1
+const loopback = datapathtest.Loopback
 
 func constants() prog.Constants {
 	return prog.Constants{
@@ -46,23 +45,7 @@ func smallSizes() prog.Sizes {
 	}
 }
 
-// bpffs mounts a bpffs of the test's own.
-func bpffs(t testing.TB) string {
-	t.Helper()
-	if os.Geteuid() != 0 {
-		t.Skip("needs root to load BPF programs")
-	}
-	dir := t.TempDir()
-	if err := unix.Mount("bpf", dir, "bpf", 0, ""); err != nil {
-		t.Fatalf("mount bpffs on %s: %v", dir, err)
-	}
-	t.Cleanup(func() {
-		if err := unix.Unmount(dir, unix.MNT_DETACH); err != nil {
-			t.Errorf("unmount %s: %v", dir, err)
-		}
-	})
-	return dir
-}
+func bpffs(t testing.TB) string { return datapathtest.BPFFS(t) }
 
 func newNode(t testing.TB, change ...func(*prog.Constants)) *node {
 	t.Helper()
@@ -106,35 +89,20 @@ func (n *node) address(prefix string, who identity.ID) {
 	}
 }
 
-// skb is the part of struct __sk_buff that a test run may set.
-type skb struct {
-	Len, PktType, Mark, QueueMapping uint32
-	Protocol, VlanPresent, VlanTCI   uint32
-	VlanProto, Priority              uint32
-	IngressIfindex, Ifindex          uint32
-	TCIndex                          uint32
-	CB                               [5]uint32
-}
-
-// Actions of the programs (linux/pkt_cls.h).
 const (
-	actPass     = 0
-	actDrop     = 2
-	actRedirect = 7
+	actPass     = datapathtest.ActionPass
+	actDrop     = datapathtest.ActionDrop
+	actRedirect = datapathtest.ActionRedirect
 )
 
 // run sends one frame through a program as if it came by loopback.
 func (n *node) run(p *ebpf.Program, frame []byte, mark uint32) (action uint32, out []byte) {
 	n.t.Helper()
-	options := ebpf.RunOptions{
-		Data: frame, DataOut: make([]byte, len(frame)+256),
-		Context: skb{Ifindex: loopback, Mark: mark},
-	}
-	action, err := p.Run(&options)
+	action, out, err := datapathtest.Run(p, frame, mark)
 	if err != nil {
-		n.t.Fatalf("test run: %v", err)
+		n.t.Fatal(err)
 	}
-	return action, options.DataOut
+	return action, out
 }
 
 // send is run from the workload behind loopback.

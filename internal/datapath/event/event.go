@@ -27,32 +27,70 @@ import (
 // Read calls handle for every event until the context ends. It is the only
 // reader of the buffer; handle must not block for long, or events are lost.
 func Read(ctx context.Context, events *ebpf.Map, handle func(flow.Event)) error {
-	reader, err := ringbuf.NewReader(events)
-	if err != nil {
-		return fmt.Errorf("open the event ring buffer: %w", err)
-	}
-	stop := context.AfterFunc(ctx, func() { reader.Close() })
-	defer stop()
-	defer reader.Close()
-	boot, err := bootTime()
+	reader, err := Open(events)
 	if err != nil {
 		return err
 	}
-	var record ringbuf.Record
+	stop := context.AfterFunc(ctx, func() { _ = reader.Close() })
+	defer stop()
+	defer reader.Close() //nolint:errcheck // nothing to save
 	for {
-		err := reader.ReadInto(&record)
+		e, err := reader.next()
 		if errors.Is(err, os.ErrClosed) {
 			return nil
 		}
 		if err != nil {
-			return fmt.Errorf("read the event ring buffer: %w", err)
+			return err
 		}
-		raw, err := decode(record.RawSample)
+		handle(e)
+	}
+}
+
+// Reader takes events out of the ring buffer. Make it with Open; there is one at a
+// time, and it is not safe for concurrent use but for Close.
+type Reader struct {
+	ring   *ringbuf.Reader
+	record ringbuf.Record
+	boot   time.Time
+}
+
+// Open returns a reader of what is in the ring buffer and what will come.
+func Open(events *ebpf.Map) (*Reader, error) {
+	boot, err := bootTime()
+	if err != nil {
+		return nil, err
+	}
+	ring, err := ringbuf.NewReader(events)
+	if err != nil {
+		return nil, fmt.Errorf("open the event ring buffer: %w", err)
+	}
+	return &Reader{ring: ring, boot: boot}, nil
+}
+
+// Close ends reading.
+func (r *Reader) Close() error { return r.ring.Close() }
+
+// Pending calls handle for every event that is there, without waiting for others.
+func (r *Reader) Pending(handle func(flow.Event)) error {
+	for r.ring.AvailableBytes() > 0 {
+		e, err := r.next()
 		if err != nil {
 			return err
 		}
-		handle(eventOf(raw, boot))
+		handle(e)
 	}
+	return nil
+}
+
+func (r *Reader) next() (flow.Event, error) {
+	if err := r.ring.ReadInto(&r.record); err != nil {
+		return flow.Event{}, fmt.Errorf("read the event ring buffer: %w", err)
+	}
+	raw, err := decode(r.record.RawSample)
+	if err != nil {
+		return flow.Event{}, err
+	}
+	return eventOf(raw, r.boot), nil
 }
 
 // bootTime returns the wall time at which the boot clock was zero.
