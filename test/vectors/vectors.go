@@ -1,15 +1,20 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Package vectors holds policy cases as data: rules, identities, and what must
-// become of packets. Every engine runs the same cases: the definition, the
-// compiled form, and the programs in the kernel. Each engine's owner calls Load.
+// become of packets. Every engine runs the same cases (package test/engines): the
+// definition, the compiled form, and the programs in the kernel.
 //
-// A file is a list of cases. A check reads "DIRECTION PEER PORT ACTION [RULE]",
-// such as "ingress app2 80/tcp allow 1": the direction as the subject sees it,
-// the peer by its name in the case or its reserved name, the destination port
-// (for ICMP the message type), the action, and the deciding rule by its place
-// in the list, from 1. For a default denial the rule is the one that closed the
-// direction. No rule means that none decided.
+// A file is a list of Documents. A check reads
+//
+//	DIRECTION PEER PORT ACTION [RULE] [icmp|rst] [audit ACTION [RULE]]
+//
+// such as "ingress app2 80/tcp deny 1 rst audit allow 2": the direction as the
+// subject sees it, the peer by its name in the case, its reserved name or its
+// address outside, the destination port (for ICMP the message type), the action,
+// the deciding rule by its place in the list, from 1, and how the sender is told.
+// For a default denial the rule is the one that closed the direction. No rule
+// means that none decided. After "audit" stands what it would be if audited rules
+// were enforced, where that is another verdict.
 package vectors
 
 import (
@@ -17,28 +22,60 @@ import (
 	"embed"
 	"encoding/json"
 	"fmt"
-	"maps"
-	"slices"
-	"strconv"
-	"strings"
+	"net/netip"
 
 	"cilium.local/cilium/internal/identity"
 	"cilium.local/cilium/internal/l4"
-	"cilium.local/cilium/internal/label"
 	"cilium.local/cilium/internal/policy"
+	"cilium.local/cilium/internal/policy/compile"
 )
 
 //go:embed *.json
 var files embed.FS
+
+// Document is a case as it is written.
+type Document struct {
+	Name           string      `json:"name"`
+	Mode           policy.Mode `json:"mode,omitempty"` // absent: default
+	AllowLocalhost bool        `json:"allow-localhost,omitempty"`
+	// Services are as policy.ParseServices reads them.
+	Services json.RawMessage `json:"services,omitempty"`
+	// Identities are the labels of workloads, and labels that reserved identities
+	// have beside their own.
+	Identities map[string][]string `json:"identities"`
+	Subject    string              `json:"subject"` // whose policy is asked
+	Rules      json.RawMessage     `json:"rules"`
+	Checks     []string            `json:"checks"`
+}
 
 // Case is rules and what must become of packets of one endpoint.
 type Case struct {
 	Name       string // "file.json: name"
 	Options    policy.Options
 	Rules      []*policy.Rule      // numbered, as in a Repository
-	Identities []identity.Identity // the reserved ones and the case's own
-	Subject    identity.Identity   // the endpoint whose policy is asked
-	Checks     []Check
+	Identities []identity.Identity // the reserved ones, the case's own, and those of prefixes
+	// Prefixes are the identities of the prefixes that rules name, as in the
+	// kernel's table.
+	Prefixes map[netip.Prefix]identity.ID
+	Subject  identity.Identity
+	Checks   []Check
+
+	names map[string]identity.Identity
+}
+
+// Check is a packet with what must become of it.
+type Check struct {
+	Text string // as in the file
+	Question
+	Want Answer
+}
+
+// Question is a packet that opens a conversation with the subject or by it. The
+// peer has an address if it was written by one.
+type Question struct {
+	Direction policy.Direction
+	Peer      policy.Party
+	Port      l4.Port
 }
 
 // Action is what becomes of a packet.
@@ -52,25 +89,19 @@ const (
 	DefaultDeny Action = "default-deny"
 )
 
-// Check is a packet with what must become of it.
-type Check struct {
-	Text      string // as in the file
-	Direction policy.Direction
-	Peer      identity.Identity
-	Port      l4.Port
-	Action    Action
-	Cookie    uint32 // of the deciding rule, 0 if there is none
+// Verdict is a policy's word, by which rule, and how the sender of what is denied
+// is told.
+type Verdict struct {
+	Action   Action
+	Cookie   uint32 // of the rule that decided or closed the direction, 0 if there is none
+	Response compile.Response
 }
 
-// document is a case as it is written.
-type document struct {
-	Name           string              `json:"name"`
-	Mode           policy.Mode         `json:"mode"`
-	AllowLocalhost bool                `json:"allow-localhost"`
-	Identities     map[string][]string `json:"identities"`
-	Subject        string              `json:"subject"`
-	Rules          json.RawMessage     `json:"rules"`
-	Checks         []string            `json:"checks"`
+// Answer is a verdict with what it would be if audited rules were enforced; the
+// zero Audit is none, or the same verdict.
+type Answer struct {
+	Verdict
+	Audit Verdict
 }
 
 // Load returns all cases, by file name and in the order of each file. An error
@@ -86,14 +117,14 @@ func Load() ([]Case, error) {
 		if err != nil {
 			return nil, err
 		}
-		var documents []document
+		var documents []Document
 		d := json.NewDecoder(bytes.NewReader(data))
 		d.DisallowUnknownFields()
 		if err := d.Decode(&documents); err != nil {
 			return nil, fmt.Errorf("%s: %w", entry.Name(), err)
 		}
 		for _, doc := range documents {
-			c, err := doc.build(entry.Name())
+			c, err := doc.Build(entry.Name())
 			if err != nil {
 				return nil, fmt.Errorf("%s: %s: %w", entry.Name(), doc.Name, err)
 			}
@@ -101,93 +132,4 @@ func Load() ([]Case, error) {
 		}
 	}
 	return cases, nil
-}
-
-func (doc *document) build(file string) (Case, error) {
-	c := Case{Name: file + ": " + doc.Name, Options: policy.Options{Mode: doc.Mode, AllowLocalhost: doc.AllowLocalhost}}
-	if c.Options.Mode == "" {
-		c.Options.Mode = policy.ModeDefault
-	}
-	names := map[string]identity.Identity{}
-	for _, id := range identity.Reserved() {
-		names[id.ID.Name()] = id
-		c.Identities = append(c.Identities, id)
-	}
-	next := identity.MinAllocated
-	for _, name := range slices.Sorted(maps.Keys(doc.Identities)) {
-		labels, err := label.ParseSet(doc.Identities[name])
-		if err != nil {
-			return c, err
-		}
-		names[name] = identity.Identity{ID: next, Labels: labels}
-		c.Identities = append(c.Identities, names[name])
-		next++
-	}
-	var ok bool
-	if c.Subject, ok = names[doc.Subject]; !ok {
-		return c, fmt.Errorf("subject %q is no identity of the case", doc.Subject)
-	}
-	if err := c.number(file, doc.Rules); err != nil {
-		return c, err
-	}
-	for _, text := range doc.Checks {
-		check, err := c.check(text, names)
-		if err != nil {
-			return c, fmt.Errorf("check %q: %w", text, err)
-		}
-		c.Checks = append(c.Checks, check)
-	}
-	return c, nil
-}
-
-// number parses the rules and gives them cookies.
-func (c *Case) number(file string, text json.RawMessage) error {
-	rules, err := policy.Parse(file, text)
-	if err != nil {
-		return err
-	}
-	for _, r := range rules {
-		if err := r.Unsupported(); err != nil {
-			return err
-		}
-	}
-	repository := policy.NewRepository()
-	if _, _, err := repository.Add(rules, false); err != nil {
-		return err
-	}
-	c.Rules = repository.Rules()
-	return nil
-}
-
-func (c *Case) check(text string, names map[string]identity.Identity) (check Check, err error) {
-	words := strings.Fields(text)
-	if len(words) != 4 && len(words) != 5 {
-		return check, fmt.Errorf("write DIRECTION PEER PORT ACTION [RULE]")
-	}
-	check = Check{Text: text, Action: Action(words[3])}
-	switch words[0] {
-	case policy.Ingress.String():
-	case policy.Egress.String():
-		check.Direction = policy.Egress
-	default:
-		return check, fmt.Errorf("direction %q: use ingress or egress", words[0])
-	}
-	var ok bool
-	if check.Peer, ok = names[words[1]]; !ok {
-		return check, fmt.Errorf("peer %q is no identity of the case", words[1])
-	}
-	if check.Port, err = l4.ParsePort(words[2]); err != nil {
-		return check, err
-	}
-	if check.Action != Allow && check.Action != Deny && check.Action != DefaultDeny {
-		return check, fmt.Errorf("action %q: use allow, deny or default-deny", words[3])
-	}
-	if len(words) == 5 {
-		place, err := strconv.Atoi(words[4])
-		if err != nil || place < 1 || place > len(c.Rules) {
-			return check, fmt.Errorf("rule %q: use 1 to %d", words[4], len(c.Rules))
-		}
-		check.Cookie = c.Rules[place-1].Cookie
-	}
-	return check, nil
 }
