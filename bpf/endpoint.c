@@ -18,6 +18,7 @@
 
 #include "lib/admit.h"
 #include "lib/deliver.h"
+#include "lib/denial.h"
 #include "lib/fragment.h"
 #include "lib/ipv6.h"
 
@@ -43,15 +44,14 @@ static __always_inline void report_verdict(struct __sk_buff *skb, const struct p
 	emit(skb, p, &way->report);
 }
 
-static __always_inline int drop(struct __sk_buff *skb, const struct packet *p, struct passage *way,
-				verdict_t verdict)
+static __always_inline void drop(struct __sk_buff *skb, const struct packet *p, struct passage *way,
+				 verdict_t verdict)
 {
 	count(skb, way->report.direction, verdict_reason(verdict));
 	report_verdict(skb, p, way, verdict);
 	way->report.type = EVENT_DROP;
 	way->report.verdict = verdict;
 	emit(skb, p, &way->report);
-	return TC_ACT_SHOT;
 }
 
 static __always_inline void forwarded(struct __sk_buff *skb, const struct packet *p,
@@ -129,6 +129,10 @@ int from_workload(struct __sk_buff *skb)
 	struct packet p = {};
 	verdict_t verdict;
 
+	if ((skb->mark & MARK_MASK) == MARK_ANSWER) {
+		skb->mark &= ~MARK_MASK;
+		return TC_ACT_OK;
+	}
 	if (skb->protocol == bpf_htons(ETH_P_ARP))
 		return answer_arp(skb);
 	verdict = parse(skb, &p);
@@ -140,8 +144,10 @@ int from_workload(struct __sk_buff *skb)
 	}
 	if (!verdict)
 		verdict = admit(skb, &p, &way);
-	if (verdict)
-		return drop(skb, &p, &way, verdict);
+	if (verdict) {
+		drop(skb, &p, &way, verdict);
+		return answer_workload(skb, &p, way.response);
+	}
 	return forward(skb, &p, &way);
 }
 
@@ -165,8 +171,11 @@ int to_workload(struct __sk_buff *skb)
 	}
 	if (!verdict)
 		verdict = admit(skb, &p, &way);
-	if (verdict)
-		return drop(skb, &p, &way, verdict);
+	if (verdict) {
+		drop(skb, &p, &way, verdict);
+		/* What a workload sent is answered on its side. */
+		return answer_stack(skb, &p, way.admitted ? RESPONSE_DROP : way.response);
+	}
 	forwarded(skb, &p, &way, INGRESS);
 	return TC_ACT_OK;
 }

@@ -154,7 +154,8 @@ struct flow {
 	__u8 initiator; /* which address opened the flow: 0 low, 1 high */
 	__be16 policy_port; /* what policy was asked about: port or ICMP type */
 	__u8 direction; /* of the policy that had the last word */
-	__u8 pad[3];
+	__u8 response; /* to a denial: enum deny_response */
+	__u8 pad[2];
 	__u32 busy; /* a processor is writing a new decision */
 	__u32 audit; /* what audited rules would change (audit_mark), 0 for nothing */
 	struct flow_end end[2]; /* by party: who opened the flow, who answers */

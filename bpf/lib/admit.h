@@ -11,6 +11,10 @@
  */
 #define MARK_MASK 0x0f00
 #define MARK_ADMITTED 0x0f00
+/* Or an answer of ours to a denied packet, on its way into the host's stack. A
+ * workload cannot forge marks: the kernel clears them between namespaces.
+ */
+#define MARK_ANSWER 0x0e00
 
 /* Where an admitted packet goes, if that is a workload of this node. */
 struct target {
@@ -28,6 +32,7 @@ struct passage {
 	__u8 trace; /* trace_reason + 1, or 0 for nothing to report */
 	__u8 decided; /* a new decision was made: report the verdict */
 	__u8 sender; /* which address of the flow key sent the packet: 0 low, 1 high */
+	__u8 response; /* to a denial: enum deny_response */
 };
 
 static __always_inline __u32 current_generation(void)
@@ -179,8 +184,10 @@ static __noinline verdict_t admit_new(struct __sk_buff *skb, const struct packet
 	report_answer(way, &a);
 	if (!way->admitted)
 		hit_answer(&a, skb->len);
-	if (a.verdict)
+	if (a.verdict) {
+		way->response = a.response;
 		return a.verdict;
+	}
 	target_endpoint(way, a.local[DESTINATION]);
 	if (!opens_flow(p))
 		return PASS;
@@ -295,6 +302,8 @@ __noinline verdict_t admit(struct __sk_buff *skb, const struct packet *p, struct
 		hit_flow(f, verdict, skb->len, now);
 	if (verdict) {
 		report_denier(way, f);
+		if (party == SOURCE)
+			way->response = f->response;
 		return verdict;
 	}
 	target_flow_end(way, &f->end[!party]);

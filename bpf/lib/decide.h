@@ -22,7 +22,7 @@ struct answer {
 	verdict_t verdict;
 	__u16 endpoint; /* whose policy decided */
 	__u8 direction;
-	__u8 pad;
+	__u8 response; /* to a denial: enum deny_response */
 };
 
 static __always_inline __u32 identity_of(const struct addr *addr, const struct endpoint *local,
@@ -42,14 +42,11 @@ static __always_inline __u32 identity_of(const struct addr *addr, const struct e
 	return is_ipv6 ? world_ipv6_identity : world_ipv4_identity;
 }
 
-/* The candidate of the audited companion, if with it the verdict were another. */
-static __always_inline __u64 ask_audit(struct policy_query *query, verdict_t verdict)
+/* The candidate of the audited companion, if with it the verdict were another. A
+ * companion that is missing or empty says that there are no audited rules.
+ */
+__noinline __u64 audit_news(__u64 candidate, verdict_t verdict)
 {
-	__u64 candidate;
-
-	query->policy |= 1;
-	candidate = policy_ask(query);
-	/* Missing or empty: there are no audited rules. */
 	if (!candidate || candidate == CANDIDATE_NO_POLICY ||
 	    verdict_reason(verdict) == DROP_NO_POLICY)
 		return 0;
@@ -75,7 +72,9 @@ static __always_inline void ask_end(const struct question *q, struct answer *a, 
 	a->cookie[me] = candidate_cookie(candidate);
 	a->direction = query.direction;
 	a->endpoint = local->id;
-	a->audit[me] = ask_audit(&query, a->verdict);
+	a->response = candidate_response(candidate);
+	query.policy |= 1;
+	a->audit[me] = audit_news(policy_ask(&query), a->verdict);
 }
 
 /* Both ends decide: egress at the source, then ingress at the destination. */
@@ -92,6 +91,7 @@ static __noinline int decide(const struct question *q, struct answer *a)
 		a->audit[party] = 0;
 	}
 	a->endpoint = 0;
+	a->response = RESPONSE_DROP;
 	a->direction = EGRESS;
 	ask_end(q, a, SOURCE);
 	ask_end(q, a, DESTINATION);

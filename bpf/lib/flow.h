@@ -85,6 +85,7 @@ static __always_inline void flow_set_answer(struct flow *f, const struct questio
 	flow_set_end(&f->end[DESTINATION], a, DESTINATION);
 	f->verdict = a->verdict;
 	f->direction = a->direction;
+	f->response = a->response;
 	f->audit = audit_mark(a);
 	barrier();
 	f->generation = q->generation;

@@ -93,9 +93,9 @@ static __always_inline __u16 fold_checksum(__u64 sum)
 
 /* The sum over the IPv6 pseudo header (RFC 8200, section 8.1). */
 static __always_inline __u64 ipv6_pseudo_sum(const struct addr *src, const struct addr *dst,
-					     __u32 length)
+					     __u8 protocol, __u32 length)
 {
-	__be32 tail[2] = { bpf_htonl(length), bpf_htonl(PROTO_ICMPV6) };
+	__be32 tail[2] = { bpf_htonl(length), bpf_htonl(protocol) };
 	__u64 sum = 0;
 
 	for (int i = 0; i < 4; i++)
@@ -130,7 +130,7 @@ static __noinline int answer_solicitation(struct __sk_buff *skb, const struct pa
 	na.target = mine;
 	load_gateway_mac(gateway);
 	__builtin_memcpy(na.mac, gateway, 6);
-	sum = ipv6_pseudo_sum(&mine, &p->src, sizeof(na));
+	sum = ipv6_pseudo_sum(&mine, &p->src, PROTO_ICMPV6, sizeof(na));
 	sum = bpf_csum_diff(NULL, 0, (__be32 *)&na, sizeof(na),
 			    (__u32)((sum & 0xffffffff) + (sum >> 32)));
 	na.checksum = fold_checksum(sum & 0xffffffff);

@@ -59,7 +59,16 @@ static __always_inline __u32 candidate_cookie(__u64 candidate)
 	return candidate_kind(candidate) ? ~(__u32)(candidate >> CANDIDATE_COOKIE_SHIFT) : 0;
 }
 
-static __always_inline verdict_t candidate_verdict(__u64 candidate)
+/* How a denial is answered (enum deny_response). */
+static __always_inline __u8 candidate_response(__u64 candidate)
+{
+	return candidate_kind(candidate) == KIND_DENY ? candidate & 3 : RESPONSE_DROP;
+}
+
+/* A global function, as are those below: the verifier looks at their many ways once,
+ * and goes on from one unknown number.
+ */
+__noinline verdict_t candidate_verdict(__u64 candidate)
 {
 	if (candidate_kind(candidate) == KIND_ALLOW)
 		return PASS;
@@ -78,8 +87,7 @@ static __always_inline __u64 stronger(const struct policy_value *v, __u32 tier, 
 
 /* The candidate that decides: of the highest tier that any of the entries has one
  * in, the strongest; a pass leaves its tier. With entries but without a candidate
- * it is a denial by default, without entries 0. A global function, as policy_ask is:
- * the verifier looks at its many ways once.
+ * it is a denial by default, without entries 0.
  */
 __noinline __u64 policy_candidate(const struct policy_value *peer, const struct policy_value *class,
 				  const struct policy_value *any)

@@ -99,7 +99,8 @@ type Flow struct {
 	Initiator  uint8
 	PolicyPort uint16
 	Direction  uint8
-	Pad        [3]uint8
+	Response   uint8
+	Pad        [2]uint8
 	Busy       uint32
 	Audit      uint32
 	End        [2]FlowEnd
