@@ -54,6 +54,20 @@ static __noinline int capture(struct __sk_buff *skb, struct event *e)
 	return 0;
 }
 
+/* The reader looks every few milliseconds by itself: waking it for each event of
+ * each connection would cost more than the connection. It is woken for a drop, and
+ * when a quarter of the buffer is full.
+ */
+static __always_inline __u64 wakeup(__u8 type)
+{
+	if (type == EVENT_DROP)
+		return 0;
+	if (bpf_ringbuf_query(&events, BPF_RB_AVAIL_DATA) >
+	    bpf_ringbuf_query(&events, BPF_RB_RING_SIZE) / 4)
+		return BPF_RB_FORCE_WAKEUP;
+	return BPF_RB_NO_WAKEUP;
+}
+
 __noinline int emit(struct __sk_buff *skb, const struct packet *p, const struct report *r)
 {
 	struct event *e;
@@ -89,6 +103,6 @@ __noinline int emit(struct __sk_buff *skb, const struct packet *p, const struct 
 	e->length = skb->len;
 	e->hash = bpf_get_hash_recalc(skb);
 	capture(skb, e);
-	bpf_ringbuf_submit(e, 0);
+	bpf_ringbuf_submit(e, wakeup(r->type));
 	return 0;
 }

@@ -100,17 +100,14 @@ func (a *Agent) identityOf(q apiserver.Party) identity.ID {
 // labelsOf returns the labels of the rule with the cookie, for events: its name
 // when it has none.
 func (b *ruleBook) labelsOf(cookie uint32) []string {
-	rules, _ := b.present()
-	for _, r := range rules {
-		if r.Cookie != cookie {
-			continue
-		}
-		if labels := r.LabelSet(); len(labels) > 0 {
-			return labels.Strings()
-		}
-		return []string{r.Name()}
+	r := b.repository().Rule(cookie)
+	if r == nil {
+		return nil
 	}
-	return nil
+	if labels := r.LabelSet(); len(labels) > 0 {
+		return labels.Strings()
+	}
+	return []string{r.Name()}
 }
 
 // refusal turns what Parse found into the list that the API answers with.

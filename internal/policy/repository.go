@@ -3,6 +3,7 @@
 package policy
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"slices"
@@ -153,6 +154,17 @@ func (r *Repository) Rules() []*Rule {
 // Get returns the rules that carry all the labels.
 func (r *Repository) Get(labels label.Set) []*Rule {
 	return slices.DeleteFunc(r.Rules(), func(rule *Rule) bool { return !carries(rule, labels) })
+}
+
+// Rule returns the rule with a cookie, or nil.
+func (r *Repository) Rule(cookie uint32) *Rule {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	at, found := slices.BinarySearchFunc(r.rules, cookie, func(rule *Rule, c uint32) int { return cmp.Compare(rule.Cookie, c) })
+	if !found {
+		return nil
+	}
+	return r.rules[at]
 }
 
 // Revision returns the present revision.

@@ -34,17 +34,25 @@ func Read(ctx context.Context, events *ebpf.Map, handle func(flow.Event)) error 
 	stop := context.AfterFunc(ctx, func() { _ = reader.Close() })
 	defer stop()
 	defer reader.Close() //nolint:errcheck // nothing to save
+	reader.ring.SetDeadline(time.Now().Add(tick))
 	for {
 		e, err := reader.next()
-		if errors.Is(err, os.ErrClosed) {
+		switch {
+		case err == nil:
+			handle(e)
+		case errors.Is(err, os.ErrDeadlineExceeded):
+			reader.ring.SetDeadline(time.Now().Add(tick))
+		case errors.Is(err, os.ErrClosed):
 			return nil
-		}
-		if err != nil {
+		default:
 			return err
 		}
-		handle(e)
 	}
 }
+
+// tick is how long an event may wait in the buffer. The programs wake the reader
+// only for drops, and when much is there.
+const tick = 20 * time.Millisecond
 
 // Reader takes events out of the ring buffer. Make it with Open; there is one at a
 // time, and it is not safe for concurrent use but for Close.
@@ -72,8 +80,12 @@ func (r *Reader) Close() error { return r.ring.Close() }
 
 // Pending calls handle for every event that is there, without waiting for others.
 func (r *Reader) Pending(handle func(flow.Event)) error {
+	r.ring.SetDeadline(time.Unix(0, 0))
 	for r.ring.AvailableBytes() > 0 {
 		e, err := r.next()
+		if errors.Is(err, os.ErrDeadlineExceeded) {
+			continue // said once, before what is there is read
+		}
 		if err != nil {
 			return err
 		}

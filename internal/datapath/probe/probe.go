@@ -151,6 +151,7 @@ var requiredHelpers = []struct {
 	{"bpf_ktime_get_boot_ns", asm.FnKtimeGetBootNs, "5.8"},
 	{"bpf_ringbuf_reserve", asm.FnRingbufReserve, "5.8"},
 	{"bpf_redirect", asm.FnRedirect, "4.4"},
+	{"bpf_ringbuf_query", asm.FnRingbufQuery, "5.8"},
 	{"bpf_redirect_peer (delivery straight into the other container)", asm.FnRedirectPeer, "5.10"},
 	{"bpf_ktime_get_coarse_ns", asm.FnKtimeGetCoarseNs, "5.11"},
 }
