@@ -177,7 +177,7 @@ func TestRuleCountersNeedAPowerOfTwo(t *testing.T) {
 // TestHitsOfRealTrafficAreExact sends datagrams whose number and size are known,
 // and a connection, which the flow table counts too.
 func TestHitsOfRealTrafficAreExact(t *testing.T) {
-	l := newLive(t, false)
+	l := newLiveNode(t)
 	l.policy(policyOf(1), compile.Entries{{Direction: policy.Ingress}: allowed(ingressRule), {Direction: policy.Egress}: open()})
 	l.policy(policyOf(2), compile.Entries{{Direction: policy.Egress}: allowed(egressRule), {Direction: policy.Ingress}: open()})
 	for _, ip := range []map[string]netip.Addr{l.ipv4, l.ipv6} {

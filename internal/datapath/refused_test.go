@@ -182,7 +182,7 @@ func gatewayOf(ip netip.Addr) netip.Addr {
 // TestARunningConnectionIsResetWhenItsAllowIsRevoked has a client in the middle of
 // sending much, in frames of segmentation offload.
 func TestARunningConnectionIsResetWhenItsAllowIsRevoked(t *testing.T) {
-	l := newLive(t, false)
+	l := newLiveNode(t)
 	server := netip.AddrPortFrom(l.ipv6["app1"], 80)
 	l.serve(l.workload["app1"], server)
 	var c net.Conn
@@ -212,7 +212,7 @@ func TestARunningConnectionIsResetWhenItsAllowIsRevoked(t *testing.T) {
 // TestAWorkloadCannotForgeTheMarkOfAnswers has one mark what it sends with each of
 // our marks; the kernel clears them on the way out of its namespace.
 func TestAWorkloadCannotForgeTheMarkOfAnswers(t *testing.T) {
-	l := newLive(t, false)
+	l := newLiveNode(t)
 	l.policy(policyOf(2), answered(policy.Egress, compile.ResponseDrop))
 	for _, mark := range []int{0x0e00, 0x0f00} {
 		before := l.drops()[flow.DropDenyRule]

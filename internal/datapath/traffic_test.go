@@ -83,6 +83,13 @@ func newLive(t *testing.T, legacy bool) *live {
 	return l
 }
 
+// newLiveNode uses the hooks that an agent would use on this kernel.
+func newLiveNode(t *testing.T) *live {
+	features, err := probe.Probe()
+	must(t, err)
+	return newLive(t, !features.TCX)
+}
+
 func must(t testing.TB, err error) {
 	t.Helper()
 	if err != nil {

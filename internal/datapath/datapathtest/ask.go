@@ -11,6 +11,7 @@ import (
 	"cilium.local/cilium/internal/flow"
 	"cilium.local/cilium/internal/l4"
 	"cilium.local/cilium/internal/policy"
+	"cilium.local/cilium/internal/policy/compile"
 )
 
 // Question is a packet that opens a conversation, seen from a workload: what it
@@ -25,6 +26,9 @@ type Question struct {
 // Answer is what the programs decided.
 type Answer struct {
 	Verdict
+	// Told is how the sender was told of a denial. A rule that wants a reset has
+	// it told by an ICMP error where the protocol is not TCP.
+	Told compile.Response
 	// Audits are the verdicts that would be others if audited rules were enforced,
 	// one for each end that was asked, egress first.
 	Audits []Verdict
@@ -101,5 +105,21 @@ func (r *Result) Answer() (Answer, error) {
 		}
 		return a, ErrNotAsked
 	}
+	if !a.Allowed && r.Action == ActionRedirect {
+		a.Told = told(r.Frame)
+	}
 	return a, nil
+}
+
+// told is what kind of answer a frame is.
+func told(frame []byte) compile.Response {
+	const ipv4Protocol, ipv6Next = ethernetHeader + 9, ethernetHeader + 6
+	protocol := l4.Protocol(frame[ipv6Next])
+	if frame[ethernetHeader]>>4 == 4 {
+		protocol = l4.Protocol(frame[ipv4Protocol])
+	}
+	if protocol == l4.TCP {
+		return compile.ResponseRST
+	}
+	return compile.ResponseICMP
 }

@@ -58,7 +58,8 @@ func drawEntries(t *rapid.T) compile.Entries {
 				if policy.Tier(tier) == compile.TierDefault && kind == policy.Pass {
 					kind = policy.Deny
 				}
-				v[tier] = compile.NewCandidate(kind, rapid.IntRange(-1, 1).Draw(t, "priority"), rapid.Uint32Range(0, 9).Draw(t, "cookie"), 0)
+				v[tier] = compile.NewCandidate(kind, rapid.IntRange(-1, 1).Draw(t, "priority"), rapid.Uint32Range(0, 9).Draw(t, "cookie"),
+					compile.Response(rapid.IntRange(0, 2).Draw(t, "response")))
 			}
 		}
 		entries[key] = v
@@ -76,6 +77,18 @@ func sameVerdict(v datapathtest.Verdict, d compile.Decision) bool {
 		reason = flow.DropDenyRule
 	}
 	return v.Allowed == d.Allow && v.Reason == reason && v.Cookie == d.Cookie
+}
+
+// toldOf is how a sender is told what entries say.
+func toldOf(d compile.Decision, port l4.Port) compile.Response {
+	request := port.Protocol.HasPorts() || port.Protocol == l4.ICMP && (port.Number == 8 || port.Number == 13)
+	switch {
+	case d.Allow || !request:
+		return compile.ResponseDrop // the ICMP types here are no requests otherwise
+	case d.Response == compile.ResponseRST && port.Protocol != l4.TCP:
+		return compile.ResponseICMP
+	}
+	return d.Response
 }
 
 // TestProgramsLookUpWhatEntriesLookUp holds the C of bpf/lib/policy.h against the
@@ -110,7 +123,7 @@ func TestProgramsLookUpWhatEntriesLookUp(t *testing.T) {
 			}
 			must(t, err)
 			want, _ := enforced.Lookup(peer, q.Direction, q.Port)
-			if !sameVerdict(got.Verdict, want) || got.Direction != q.Direction {
+			if !sameVerdict(got.Verdict, want) || got.Direction != q.Direction || got.Told != toldOf(want, q.Port) {
 				t.Fatalf("%+v, peer %d: the programs say %+v, entries %+v\n%v", q, peer, got, want, enforced)
 			}
 			other, found := audited.Lookup(peer, q.Direction, q.Port)
