@@ -2,7 +2,10 @@
 
 package api
 
-import "encoding/json"
+import (
+	"encoding/json"
+	"time"
+)
 
 // Policy is the rules in force, or those that were asked for.
 type Policy struct {
@@ -77,4 +80,32 @@ type PolicyTraceResult struct {
 	Log     string `json:"log"`     // for people; ends with the final verdict
 	// Detail holds the decisions of both sides with the rules considered.
 	Detail json.RawMessage `json:"detail,omitempty"`
+}
+
+// PolicyHits is what each rule decided so far.
+type PolicyHits struct {
+	Revision uint64     `json:"revision"`
+	Rules    []RuleHits `json:"rules"` // in the order of their import
+}
+
+// RuleHits is what one rule decided: a packet counts once for the rule that let
+// it out of its sender, and once for the one that let it into its receiver, or
+// for the one that denied it. Replies count for no rule.
+type RuleHits struct {
+	Name    string   `json:"name"`
+	Labels  []string `json:"labels,omitempty"`
+	Origin  string   `json:"origin,omitempty"` // file, line and place
+	Cookie  uint32   `json:"cookie"`
+	Audit   bool     `json:"audit,omitempty"` // it would have decided
+	Allowed HitCount `json:"allowed"`
+	Denied  HitCount `json:"denied"`
+	// First and Last are absent for a rule without hits.
+	First time.Time `json:"first,omitzero"`
+	Last  time.Time `json:"last,omitzero"`
+}
+
+// HitCount counts packets, and their bytes with link headers.
+type HitCount struct {
+	Packets uint64 `json:"packets"`
+	Bytes   uint64 `json:"bytes"`
 }

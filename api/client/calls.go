@@ -193,6 +193,15 @@ func (c *Client) policyDelete(ctx context.Context, query url.Values) (*api.Polic
 	return out, nil
 }
 
+// PolicyHits reads what each rule decided so far.
+func (c *Client) PolicyHits(ctx context.Context) (*api.PolicyHits, error) {
+	out := new(api.PolicyHits)
+	if err := c.call(ctx, request{method: "GET", path: "/policy/hits"}, out); err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // PolicyResolve asks how a packet would fare.
 func (c *Client) PolicyResolve(ctx context.Context, selector *api.TraceSelector) (*api.PolicyTraceResult, error) {
 	out := new(api.PolicyTraceResult)

@@ -228,7 +228,7 @@ func (a *Agent) openAddresses(context.Context) (err error) {
 }
 
 func (a *Agent) openPolicy(context.Context) (err error) {
-	if a.rules, err = openRules(a.cfg.path("policy.json")); err != nil {
+	if a.rules, err = openRules(a.cfg.path("policy.json"), a.dp.Hits()); err != nil {
 		return err
 	}
 	if a.policyOptions, err = a.cfg.Policy.options(); err != nil {

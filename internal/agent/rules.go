@@ -14,6 +14,7 @@ import (
 
 	"cilium.local/cilium/internal/agent/enforce"
 	"cilium.local/cilium/internal/apiserver"
+	"cilium.local/cilium/internal/datapath/bpfmap"
 	"cilium.local/cilium/internal/endpoint"
 	"cilium.local/cilium/internal/label"
 	"cilium.local/cilium/internal/policy"
@@ -25,6 +26,7 @@ import (
 type ruleBook struct {
 	path     string
 	enforcer *enforce.Enforcer
+	counters Counters
 	done     func(took time.Duration, err error) // after each change
 
 	change sync.Mutex // held during a change
@@ -32,18 +34,28 @@ type ruleBook struct {
 	repo   *policy.Repository
 }
 
-// rulesDocument is the file form of the rules.
+// Counters count what rules decide; bpfmap.Hits implements it.
+type Counters interface {
+	Slots() uint32
+	Slot(cookie uint32) uint32
+	Hits() (map[uint32]bpfmap.RuleHits, error)
+	Reset(slots ...uint32) error
+}
+
+// rulesDocument is the file form of the rules. Version 1 has no Kept.
 type rulesDocument struct {
 	Version int             `json:"version"`
+	Kept    []policy.Kept   `json:"kept"`
 	Rules   json.RawMessage `json:"rules"`
 }
 
-const rulesVersion = 1
+const rulesVersion = 2
 
 // openRules reads the rules of the previous run. A file that cannot be read stops
 // the agent: without its rules, what they close would be open.
-func openRules(path string) (*ruleBook, error) {
-	b := &ruleBook{path: path, repo: policy.NewRepository()}
+func openRules(path string, counters Counters) (*ruleBook, error) {
+	b := &ruleBook{path: path, repo: policy.NewRepository(), counters: counters}
+	b.repo.LimitTo(counters.Slots())
 	data, err := os.ReadFile(path) //nolint:gosec // the path is built from the state directory
 	if errors.Is(err, fs.ErrNotExist) {
 		return b, nil
@@ -52,8 +64,8 @@ func openRules(path string) (*ruleBook, error) {
 	if err == nil {
 		err = json.Unmarshal(data, &doc)
 	}
-	if err == nil && doc.Version != rulesVersion {
-		err = fmt.Errorf("version %d, this agent reads %d", doc.Version, rulesVersion)
+	if err == nil && (doc.Version < 1 || doc.Version > rulesVersion) {
+		err = fmt.Errorf("version %d, this agent reads up to %d", doc.Version, rulesVersion)
 	}
 	var rules []*policy.Rule
 	if err == nil {
@@ -63,8 +75,12 @@ func openRules(path string) (*ruleBook, error) {
 	for _, r := range rules {
 		err = errors.Join(err, r.Unsupported())
 	}
-	if err == nil && len(rules) > 0 {
+	switch {
+	case err != nil || len(rules) == 0:
+	case doc.Version == 1:
 		_, _, err = b.repo.Add(rules, false)
+	default:
+		err = b.repo.Restore(rules, doc.Kept)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("read the policy of the previous run: %w; the agent does not start without it, as "+
@@ -90,6 +106,9 @@ func (b *ruleBook) repository() *policy.Repository {
 // present one.
 func (b *ruleBook) commit(next *policy.Repository) error {
 	begin := time.Now()
+	if err := b.clearSlots(next.Rules()); err != nil {
+		return err
+	}
 	err := b.enforcer.Try(next.Rules(), next.Revision(), func() error {
 		if err := b.save(next.Rules()); err != nil {
 			return err
@@ -106,11 +125,31 @@ func (b *ruleBook) commit(next *policy.Repository) error {
 	return nil
 }
 
+// clearSlots zeroes the counters that new rules get, before the kernel counts them.
+func (b *ruleBook) clearSlots(next []*policy.Rule) error {
+	var slots []uint32
+	repo := b.repository()
+	for _, r := range next {
+		if repo.Rule(r.Cookie) == nil {
+			slots = append(slots, b.counters.Slot(r.Cookie))
+		}
+	}
+	return b.counters.Reset(slots...)
+}
+
+func keptOf(rules []*policy.Rule) []policy.Kept {
+	kept := make([]policy.Kept, len(rules))
+	for i, r := range rules {
+		kept[i] = r.Kept()
+	}
+	return kept
+}
+
 func (b *ruleBook) save(rules []*policy.Rule) error {
 	text, err := policy.MarshalRules(rules)
 	var data []byte
 	if err == nil {
-		data, err = json.Marshal(rulesDocument{Version: rulesVersion, Rules: text})
+		data, err = json.Marshal(rulesDocument{Version: rulesVersion, Kept: keptOf(rules), Rules: text})
 	}
 	if err == nil {
 		err = endpoint.WriteFile(b.path, data, true)

@@ -3,10 +3,13 @@
 package agent
 
 import (
+	"cilium.local/cilium/internal/datapath/bpfmap"
 	"errors"
+	"fmt"
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -24,6 +27,9 @@ import (
 type fakeKernel struct {
 	full error
 	sets int
+
+	hits    map[uint32]bpfmap.RuleHits
+	cleared []uint32
 }
 
 func (k *fakeKernel) Apply(map[uint32]compile.Delta) error {
@@ -36,13 +42,24 @@ func (k *fakeKernel) Delete(...uint32) error           { return nil }
 func (k *fakeKernel) Put([]identity.Identity) error    { return nil }
 func (k *fakeKernel) Remove([]identity.Identity) error { return nil }
 
+// slots is how many rules the kernel counts, and one.
+const slots = 8
+
+func (k *fakeKernel) Slots() uint32                             { return slots }
+func (k *fakeKernel) Slot(cookie uint32) uint32                 { return cookie % slots }
+func (k *fakeKernel) Hits() (map[uint32]bpfmap.RuleHits, error) { return k.hits, nil }
+func (k *fakeKernel) Reset(cleared ...uint32) error {
+	k.cleared = append(k.cleared, cleared...)
+	return nil
+}
+
 func openBook(t *testing.T, path string) (*ruleBook, *fakeKernel) {
 	t.Helper()
-	b, err := openRules(path)
+	kernel := &fakeKernel{}
+	b, err := openRules(path, kernel)
 	if err != nil {
 		t.Fatal(err)
 	}
-	kernel := &fakeKernel{}
 	b.enforcer = enforce.New(enforce.Config{
 		Kernel: kernel, Addresses: kernel, Prefixes: cidrid.New(nil), Rules: b.present, Identities: identity.Reserved,
 		Options: compile.Options{Mode: policy.ModeDefault}, Log: slog.New(slog.DiscardHandler),
@@ -139,8 +156,74 @@ func TestADamagedRulesFileStopsTheAgentAndNamesTheCure(t *testing.T) {
 		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := openRules(path); err == nil || !strings.Contains(err.Error(), "does not start without it") {
+		if _, err := openRules(path, &fakeKernel{}); err == nil || !strings.Contains(err.Error(), "does not start without it") {
 			t.Errorf("%s: %v", text, err)
 		}
+	}
+}
+
+// TestRulesKeepTheirNamesInTheKernel looks at cookies across a restart, and at
+// slots of counters, which are few and are cleared before a rule gets one.
+func TestRulesKeepTheirNamesInTheKernel(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "policy.json")
+	b, kernel := openBook(t, path)
+	named := func(name string) string {
+		return fmt.Sprintf(`[{"endpointSelector": {}, "labels": ["name=%s"], "ingress": [{}]}]`, name)
+	}
+	for _, name := range []string{"a", "b", "c", "d", "e", "f", "g"} {
+		if _, err := b.Import(t.Context(), document(named(name)), false); err != nil {
+			t.Fatal(err)
+		}
+	}
+	_, err := b.Import(t.Context(), document(named("h")), false)
+	if err == nil || !strings.Contains(err.Error(), "8 rules would be too many: the hits of at most 7 are counted; remove rules or raise --rules-max") {
+		t.Errorf("an eighth rule: %v", err)
+	}
+	if _, err := b.Delete(t.Context(), label.NewSet(label.Label{Source: "unspec", Key: "name", Value: "c"})); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := b.Import(t.Context(), document(named("h")), false); err != nil {
+		t.Fatal(err)
+	}
+	want := []uint32{1, 2, 4, 5, 6, 7, 11} // 3 is free, and nobody has slot 0
+	if got := cookies(b); !slices.Equal(got, want) {
+		t.Errorf("cookies %v, want %v", got, want)
+	}
+	if want := []uint32{1, 2, 3, 4, 5, 6, 7, 3}; !slices.Equal(kernel.cleared, want) {
+		t.Errorf("cleared %v, want %v", kernel.cleared, want)
+	}
+
+	again, kernel := openBook(t, path)
+	if got := cookies(again); !slices.Equal(got, want) {
+		t.Errorf("after a restart: cookies %v, want %v", got, want)
+	}
+	kernel.hits = map[uint32]bpfmap.RuleHits{3: {AllowPackets: 5, AllowBytes: 500, Last: time.Now()}}
+	hits, err := again.Hits()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, r := range hits.Rules {
+		if (r.Allowed.Packets == 5) != (r.Name == "unspec:name=h") || r.Origin != "p.json:1 (rule 1)" {
+			t.Errorf("%+v", r)
+		}
+	}
+}
+
+func cookies(b *ruleBook) (all []uint32) {
+	rules, _ := b.present()
+	for _, r := range rules {
+		all = append(all, r.Cookie)
+	}
+	return all
+}
+
+func TestAPolicyFileOfTheFirstVersionIsRead(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "policy.json")
+	if err := os.WriteFile(path, []byte(`{"version": 1, "rules": `+closeApp1+`}`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	b, _ := openBook(t, path)
+	if got := cookies(b); !slices.Equal(got, []uint32{1}) {
+		t.Errorf("cookies %v", got)
 	}
 }

@@ -162,6 +162,8 @@ type Policy interface {
 	// Rules returns the rules that carry all the labels.
 	Rules(labels label.Set) (RuleSet, error)
 	Trace(query TraceQuery) (Trace, error)
+	// Hits returns what each rule decided so far.
+	Hits() (*api.PolicyHits, error)
 	// Enforcement returns the state of one identity in use, zero for others.
 	Enforcement(id identity.ID) Enforcement
 }

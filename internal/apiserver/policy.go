@@ -45,6 +45,14 @@ func (s *Server) getPolicy(r *http.Request) (int, any, error) {
 	return http.StatusOK, policyModel(rules), nil
 }
 
+func (s *Server) policyHits(*http.Request) (int, any, error) {
+	hits, err := s.agent.Policy.Hits()
+	if err != nil {
+		return 0, nil, err
+	}
+	return http.StatusOK, hits, nil
+}
+
 func noRule(wanted label.Set) error {
 	return fmt.Errorf("%w: no policy rule has the labels %s; cilium policy get shows all", ErrNotFound, wanted)
 }

@@ -190,6 +190,7 @@ var calls = []call{
 	{"PUT", "/policy", `{"documents":[{"nom":"a"}]}`, 400, `"field":"nom"`},
 	{"DELETE", "/policy?all=true", "", 200, `"rules":1`},
 	{"POST", "/policy/resolve", `{"from":{"labels":["container:id=app3"]},"to":{"endpoint":"11","dports":[{"port":80,"protocol":"TCP"}]}}`, 200, `"verdict":"denied"`},
+	{"GET", "/policy/hits", "", 200, `"allowed":{"packets":12,"bytes":3400}`},
 	{"GET", "/policy/resolve", `{"from":{"identity":311},"to":{"ip":"10.15.0.11"}}`, 200, `Final verdict: DENIED`},
 	{"POST", "/policy/resolve", `{"from":{"labels":["a"]}}`, 400, `both needed`},
 	{"POST", "/policy/resolve", `{"from":{"labels":["a"],"identity":1},"to":{"ip":"::1"}}`, 400, `exactly one`},

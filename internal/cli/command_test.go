@@ -211,3 +211,10 @@ func TestValidateNeedsNoAgentAndFindsAllMistakes(t *testing.T) {
 	fqdn := `[{"endpointSelector": {}, "egress": [{"toFQDNs": [{"matchName": "example.com"}]}]}]`
 	n.run(t.Context(), fqdn, "policy", "validate", "-").has(t, 1, "Error: standard input: $[0]: egress[0].toFQDNs: not enforced")
 }
+
+func TestHitsListRulesAndThoseThatNobodyNeeds(t *testing.T) {
+	n := newNode(t)
+	n.run(t.Context(), "", "policy", "hits").has(t, 0,
+		"unspec:name=web", "12", "3400", "120", "web.json:1 (rule 1)", "Without a hit:\n  rule 8 (audit)  -")
+	n.run(t.Context(), "", "policy", "hits", "-o", "json").has(t, 0, `"packets": 12`, `"cookie": 8`)
+}

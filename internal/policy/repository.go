@@ -19,6 +19,7 @@ type Repository struct {
 	rules    []*Rule
 	revision uint64
 	cookie   uint32 // of the newest rule
+	slots    uint32 // for hits; 0: not counted
 }
 
 // NewRepository returns an empty repository at revision 1.
@@ -28,7 +29,7 @@ func NewRepository() *Repository { return &Repository{revision: 1} }
 func (r *Repository) Clone() *Repository {
 	r.mu.RLock()
 	defer r.mu.RUnlock()
-	return &Repository{rules: slices.Clone(r.rules), revision: r.revision, cookie: r.cookie}
+	return &Repository{rules: slices.Clone(r.rules), revision: r.revision, cookie: r.cookie, slots: r.slots}
 }
 
 // Add appends rules. With replace it first removes the rules that have the same
@@ -46,7 +47,10 @@ func (r *Repository) Add(rules []*Rule, replace bool) (revision uint64, duplicat
 	for _, rule := range kept {
 		known[rule.text] = true
 	}
-	cookie := r.cookie
+	cookies, err := r.numbers(kept, len(rules))
+	if err != nil {
+		return r.revision, nil, err
+	}
 	added := make([]*Rule, 0, len(rules))
 	for i, rule := range rules {
 		numbered := *rule
@@ -57,8 +61,7 @@ func (r *Repository) Add(rules []*Rule, replace bool) (revision uint64, duplicat
 			duplicates = append(duplicates, rule.Name())
 		}
 		known[numbered.text] = true
-		cookie++
-		numbered.Cookie = cookie
+		numbered.Cookie = cookies[i]
 		added = append(added, &numbered)
 	}
 	all := slices.Concat(kept, added)
@@ -66,7 +69,9 @@ func (r *Repository) Add(rules []*Rule, replace bool) (revision uint64, duplicat
 		return r.revision, nil, err
 	}
 	r.rules = all
-	r.cookie = cookie
+	if len(cookies) > 0 {
+		r.cookie = cookies[len(cookies)-1]
+	}
 	r.revision++
 	return r.revision, duplicates, nil
 }

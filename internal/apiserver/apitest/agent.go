@@ -324,6 +324,15 @@ func (p policy) Trace(query apiserver.TraceQuery) (apiserver.Trace, error) {
 	}, nil
 }
 
+func (p policy) Hits() (*api.PolicyHits, error) {
+	at := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+	return &api.PolicyHits{Revision: 3, Rules: []api.RuleHits{
+		{Name: "unspec:name=web", Labels: []string{"unspec:name=web"}, Origin: "web.json:1 (rule 1)", Cookie: 7,
+			Allowed: api.HitCount{Packets: 12, Bytes: 3400}, Denied: api.HitCount{Packets: 2, Bytes: 120}, First: at, Last: at.Add(time.Hour)},
+		{Name: "rule 8", Cookie: 8, Audit: true},
+	}}, nil
+}
+
 func (p policy) Enforcement(id identity.ID) apiserver.Enforcement {
 	if id != 311 {
 		return apiserver.Enforcement{}
