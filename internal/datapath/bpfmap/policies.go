@@ -316,16 +316,17 @@ func (p *Policies) adopt(changes map[uint32]compile.Delta) error {
 		if p.held[id] != nil {
 			continue
 		}
-		found[id] = &heldPolicy{}
+		h := &heldPolicy{}
+		found[id] = h
 		for bank := range uint32(2) {
 			tickets <- struct{}{}
 			group.Go(func() {
 				m, err := p.slots.open(slot(id, bank))
 				<-tickets
-				mu.Lock()
-				defer mu.Unlock()
-				found[id].maps[bank] = m
+				h.maps[bank] = m
 				if err != nil {
+					mu.Lock()
+					defer mu.Unlock()
 					errs = append(errs, fmt.Errorf("look for policy %d of an earlier agent: %w", id, err))
 				}
 			})
