@@ -157,7 +157,7 @@ $(TOOLS)/golangci-lint: tools/go.mod tools/go.sum
 	$(GO) build -C tools -o $@ github.com/golangci/golangci-lint/v2/cmd/golangci-lint
 
 .PHONY: fuzz
-fuzz: gen ## Run every fuzz target for FUZZTIME (default 30s)
+fuzz: gen ## Compare the policy engines in random worlds, and run each fuzz target, for FUZZTIME (30s) each
 	tools/fuzz $(FUZZTIME)
 
 ##@ Show

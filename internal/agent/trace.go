@@ -24,7 +24,8 @@ func (p policyAPI) Trace(q apiserver.TraceQuery) (apiserver.Trace, error) {
 	}
 	flow := policy.Flow{Source: p.party(q.From), Dest: p.party(q.To)}
 	rules, _ := p.present()
-	opts := p.a.decisionOptions()
+	opts := p.a.policyOptions
+	opts.Mode = p.a.enforcer.Mode()
 	result := apiserver.Trace{Allowed: true}
 	var logs []string
 	var details []policy.Trace

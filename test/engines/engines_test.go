@@ -13,6 +13,7 @@ import (
 	"cilium.local/cilium/internal/datapath/datapathtest"
 	"cilium.local/cilium/internal/flow"
 	"cilium.local/cilium/internal/identity"
+	"cilium.local/cilium/internal/l4"
 	"cilium.local/cilium/internal/policy"
 	"cilium.local/cilium/internal/policy/compile"
 	"cilium.local/cilium/test/vectors"
@@ -115,6 +116,7 @@ func kernelVerdict(v datapathtest.Verdict) vectors.Verdict {
 
 func kernelAnswer(a datapathtest.Answer) vectors.Answer {
 	answer := vectors.Answer{Verdict: kernelVerdict(a.Verdict)}
+	answer.Response = a.Told
 	if len(a.Audits) > 0 {
 		answer.Audit = kernelVerdict(a.Audits[len(a.Audits)-1])
 	}
@@ -136,19 +138,20 @@ func newKernel(t testing.TB) *datapathtest.Kernel {
 
 // learnPrefixes gives the addresses of the case's prefixes their identities until
 // the returned function is called.
-func learnPrefixes(t testing.TB, k *datapathtest.Kernel, c *vectors.Case) (forget func()) {
+func learnPrefixes(k *datapathtest.Kernel, c *vectors.Case) (forget func() error, err error) {
 	for prefix, id := range c.Prefixes {
-		must(t, k.Address(prefix, id))
+		err = errors.Join(err, k.Address(prefix, id))
 	}
-	return func() {
+	return func() (err error) {
 		for prefix := range c.Prefixes {
-			if id, ok := worlds[prefix]; ok {
-				must(t, k.Address(prefix, id))
+			if id, always := worlds[prefix]; always {
+				err = errors.Join(err, k.Address(prefix, id))
 			} else {
-				must(t, k.ForgetAddress(prefix))
+				err = errors.Join(err, k.ForgetAddress(prefix))
 			}
 		}
-	}
+		return err
+	}, err
 }
 
 // askKernel asks about a packet of the subject's address in a family; a peer by
@@ -170,4 +173,20 @@ func askKernel(t testing.TB, k *datapathtest.Kernel, q vectors.Question, family 
 	}
 	must(t, err)
 	return kernelAnswer(answer), true
+}
+
+// asTold is what an answer is once it is told by packets: only what asks is
+// answered, only TCP knows resets, and what is only audited is not told at all.
+func asTold(a vectors.Answer, port l4.Port) vectors.Answer {
+	a.Audit.Response = compile.ResponseDrop
+	asks := port.Protocol.HasPorts() ||
+		port.Protocol == l4.ICMP && (port.Number == 8 || port.Number == 13 || port.Number == 17) ||
+		port.Protocol == l4.ICMPv6 && port.Number == 128
+	switch {
+	case !asks:
+		a.Response = compile.ResponseDrop
+	case a.Response == compile.ResponseRST && port.Protocol != l4.TCP:
+		a.Response = compile.ResponseICMP
+	}
+	return a
 }
