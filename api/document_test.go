@@ -39,7 +39,7 @@ var models = map[string]any{
 	"NodeAddressing": api.NodeAddressing{}, "NodeAddressingElement": api.NodeAddressingElement{},
 	"NodeElement": api.NodeElement{}, "HitCount": api.HitCount{}, "Policy": api.Policy{}, "PolicyHits": api.PolicyHits{}, "RuleHits": api.RuleHits{},
 	"PolicyDocument": api.PolicyDocument{},
-	"PolicyImport": api.PolicyImport{}, "PolicyProblem": api.PolicyProblem{}, "PolicyTraceResult": api.PolicyTraceResult{},
+	"PolicyImport":   api.PolicyImport{}, "PolicyProblem": api.PolicyProblem{}, "PolicyTraceResult": api.PolicyTraceResult{},
 	"Port": api.Port{}, "Severity": api.SeverityOk, "Status": api.Status{}, "StatusResponse": api.StatusResponse{},
 	"Table": api.Table{}, "TableList": api.TableList{}, "TraceFrom": api.TraceFrom{},
 	"TraceSelector": api.TraceSelector{}, "TraceTo": api.TraceTo{},
