@@ -61,7 +61,7 @@ func (p policyAPI) allowed(entries compile.Entries, d policy.Direction) []identi
 		}
 	}
 	check(compile.AnyPeer, columns[compile.AnyPeer])
-	return sorted(open, func(a, b identity.ID) int { return cmp.Compare(a, b) })
+	return sorted(open, cmp.Compare[identity.ID])
 }
 
 // policyRows lists the entries of every policy that the kernel has.

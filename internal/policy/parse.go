@@ -56,7 +56,8 @@ func decodeInto(name string, data []byte, out any) (*decoder, error) {
 		return nil, err
 	}
 	d.decode(root, reflect.ValueOf(out).Elem(), "$")
-	return d, d.err()
+	err = d.err()
+	return d, err
 }
 
 // validate checks what the shape of a rule does not, and works out its selectors.
