@@ -82,6 +82,17 @@ type PolicyTraceResult struct {
 	Detail json.RawMessage `json:"detail,omitempty"`
 }
 
+// PolicyExplanation tells why a packet fared as it did.
+type PolicyExplanation struct {
+	Event   string `json:"event"`   // its id
+	Packet  string `json:"packet"`  // as the monitor shows it
+	Changed bool   `json:"changed"` // the policy is another now, and what follows is about it
+	Log     string `json:"log"`     // for people
+	// Detail holds the deciding rules, those that lost, and the changes that would
+	// make it the other verdict.
+	Detail json.RawMessage `json:"detail,omitempty"`
+}
+
 // PolicyHits is what each rule decided so far.
 type PolicyHits struct {
 	Revision uint64     `json:"revision"`

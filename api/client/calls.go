@@ -193,6 +193,22 @@ func (c *Client) policyDelete(ctx context.Context, query url.Values) (*api.Polic
 	return out, nil
 }
 
+// PolicyExplain asks why a packet fared as it did: that of an event, or the last
+// one that policy dropped on its way from or to an endpoint. One of both is given.
+func (c *Client) PolicyExplain(ctx context.Context, event, lastDrop string) (*api.PolicyExplanation, error) {
+	query := url.Values{}
+	if event != "" {
+		query.Set("event", event)
+	} else {
+		query.Set("last-drop", lastDrop)
+	}
+	out := new(api.PolicyExplanation)
+	if err := c.call(ctx, request{method: "GET", path: "/policy/explain", query: query}, out); err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // PolicyHits reads what each rule decided so far.
 func (c *Client) PolicyHits(ctx context.Context) (*api.PolicyHits, error) {
 	out := new(api.PolicyHits)

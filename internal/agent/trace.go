@@ -24,8 +24,7 @@ func (p policyAPI) Trace(q apiserver.TraceQuery) (apiserver.Trace, error) {
 	}
 	flow := policy.Flow{Source: p.party(q.From), Dest: p.party(q.To)}
 	rules, _ := p.present()
-	opts := p.a.policyOptions
-	opts.Mode = p.a.enforcer.Mode()
+	opts := p.a.decisionOptions()
 	result := apiserver.Trace{Allowed: true}
 	var logs []string
 	var details []policy.Trace

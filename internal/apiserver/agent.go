@@ -162,6 +162,10 @@ type Policy interface {
 	// Rules returns the rules that carry all the labels.
 	Rules(labels label.Set) (RuleSet, error)
 	Trace(query TraceQuery) (Trace, error)
+	// Explain tells why a packet fared as it did: that of a remembered event, or
+	// the last one that policy dropped on its way from or to an endpoint.
+	// ErrNotFound if it is not remembered.
+	Explain(event string, endpoint uint16) (*api.PolicyExplanation, error)
 	// Hits returns what each rule decided so far.
 	Hits() (*api.PolicyHits, error)
 	// Enforcement returns the state of one identity in use, zero for others.

@@ -45,6 +45,26 @@ func (s *Server) getPolicy(r *http.Request) (int, any, error) {
 	return http.StatusOK, policyModel(rules), nil
 }
 
+func (s *Server) explainPolicy(r *http.Request) (int, any, error) {
+	event, drop := r.URL.Query().Get("event"), r.URL.Query().Get("last-drop")
+	if (event == "") == (drop == "") {
+		return 0, nil, badRequest("event", "give exactly one of event and last-drop")
+	}
+	endpoint := uint16(0)
+	if drop != "" {
+		e, err := s.agent.Endpoints.Lookup(drop)
+		if err != nil {
+			return 0, nil, err
+		}
+		endpoint = e.ID
+	}
+	answer, err := s.agent.Policy.Explain(event, endpoint)
+	if err != nil {
+		return 0, nil, err
+	}
+	return http.StatusOK, answer, nil
+}
+
 func (s *Server) policyHits(*http.Request) (int, any, error) {
 	hits, err := s.agent.Policy.Hits()
 	if err != nil {

@@ -101,6 +101,7 @@ func (s *Server) routes() []route {
 		{method: "GET", pattern: "/policy", do: s.getPolicy},
 		{method: "PUT", pattern: "/policy", do: s.putPolicy},
 		{method: "DELETE", pattern: "/policy", do: s.deletePolicy},
+		{method: "GET", pattern: "/policy/explain", do: s.explainPolicy},
 		{method: "GET", pattern: "/policy/hits", do: s.policyHits},
 		{method: "GET", pattern: "/policy/resolve", do: s.resolvePolicy},
 		{method: "POST", pattern: "/policy/resolve", do: s.resolvePolicy},

@@ -218,3 +218,11 @@ func TestHitsListRulesAndThoseThatNobodyNeeds(t *testing.T) {
 		"unspec:name=web", "12", "3400", "120", "web.json:1 (rule 1)", "Without a hit:\n  rule 8 (audit)  -")
 	n.run(t.Context(), "", "policy", "hits", "-o", "json").has(t, 0, `"packets": 12`, `"cookie": 8`)
 }
+
+func TestExplainTakesAnEventOrAnEndpoint(t *testing.T) {
+	n := newNode(t)
+	n.run(t.Context(), "", "policy", "explain", "node-1-7").has(t, 0, "xx drop (Policy denied)", "Ingress: denied, no rule allows it")
+	n.run(t.Context(), "", "policy", "explain", "--last-drop", "11").has(t, 0, "at endpoint 11")
+	n.run(t.Context(), "", "policy", "explain", "node-1-8").has(t, 1, `event "node-1-8" is not remembered`)
+	n.run(t.Context(), "", "policy", "explain").has(t, 1, "give either the id of an EVENT")
+}

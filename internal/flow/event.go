@@ -139,6 +139,12 @@ type Event struct {
 	Message string `json:"message,omitempty"`
 }
 
+// IsPolicy reports whether the packet was dropped by policy, and not for what it
+// was like.
+func (r DropReason) IsPolicy() bool {
+	return r == DropPolicy || r == DropDenyRule || r == DropNoPolicy
+}
+
 // MarshalJSON adds the text of the drop reason to the fields.
 func (e Event) MarshalJSON() ([]byte, error) {
 	type fields Event

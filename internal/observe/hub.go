@@ -12,7 +12,6 @@ import (
 	"cmp"
 	"context"
 	"fmt"
-	"slices"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -46,16 +45,17 @@ type Hub struct {
 
 	mu       sync.Mutex
 	sequence uint64
-	kept     []flow.Event // a ring once it is full
-	oldest   int
+	kept     ring // of all events
+	denials  ring // of packets that policy dropped, which other events must not push out
 	watchers map[*Watcher]struct{}
 }
 
 // New returns a Hub without watchers. The start time tells apart the event ids
 // of this run of the agent from those of others.
 func New(cfg Config, start time.Time) *Hub {
-	cfg.Keep = cmp.Or(cfg.Keep, 1024)
+	keep := cmp.Or(cfg.Keep, 1024)
 	return &Hub{
+		kept: ring{limit: keep}, denials: ring{limit: keep},
 		cfg:      cfg,
 		prefix:   cfg.Node + "-" + strconv.FormatInt(start.UnixMilli(), 36) + "-",
 		watchers: map[*Watcher]struct{}{},
@@ -71,7 +71,10 @@ func (h *Hub) Receive(e flow.Event) {
 	defer h.mu.Unlock()
 	h.sequence++
 	e.ID = h.prefix + strconv.FormatUint(h.sequence, 10)
-	h.keep(e)
+	h.kept.add(e)
+	if e.Type == flow.TypeDrop && e.Reason.IsPolicy() {
+		h.denials.add(e)
+	}
 	for w := range h.watchers {
 		if w.filter.Match(&e) {
 			h.offer(w, e)
@@ -95,15 +98,6 @@ func (h *Hub) complete(e *flow.Event) {
 	}
 }
 
-func (h *Hub) keep(e flow.Event) {
-	if len(h.kept) < h.cfg.Keep {
-		h.kept = append(h.kept, e)
-		return
-	}
-	h.kept[h.oldest] = e
-	h.oldest = (h.oldest + 1) % len(h.kept)
-}
-
 // offer gives an event to a watcher that has room. The caller holds mu.
 func (h *Hub) offer(w *Watcher, e flow.Event) {
 	select {
@@ -118,14 +112,35 @@ func (h *Hub) offer(w *Watcher, e flow.Event) {
 func (h *Hub) Recent(filter flow.Filter, n int) []flow.Event {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	var picked []flow.Event
-	for i := len(h.kept) - 1; i >= 0 && len(picked) < n; i-- {
-		if e := &h.kept[(h.oldest+i)%len(h.kept)]; filter.Match(e) {
-			picked = append(picked, *e)
-		}
+	return h.kept.newest(n, filter.Match)
+}
+
+// Find returns the event with an id, as long as it is remembered.
+func (h *Hub) Find(id string) (flow.Event, bool) {
+	return h.first(func(e *flow.Event) bool { return e.ID == id })
+}
+
+// LastDenial returns the newest packet that policy dropped and that match picks.
+func (h *Hub) LastDenial(match func(*flow.Event) bool) (flow.Event, bool) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return one(h.denials.newest(1, match))
+}
+
+func (h *Hub) first(match func(*flow.Event) bool) (flow.Event, bool) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if e, ok := one(h.kept.newest(1, match)); ok {
+		return e, true
 	}
-	slices.Reverse(picked)
-	return picked
+	return one(h.denials.newest(1, match))
+}
+
+func one(events []flow.Event) (flow.Event, bool) {
+	if len(events) == 0 {
+		return flow.Event{}, false
+	}
+	return events[0], true
 }
 
 // Lost returns how many events watchers missed because they were slow.

@@ -324,6 +324,16 @@ func (p policy) Trace(query apiserver.TraceQuery) (apiserver.Trace, error) {
 	}, nil
 }
 
+func (p policy) Explain(event string, endpoint uint16) (*api.PolicyExplanation, error) {
+	if event != "" && event != "node-1-7" {
+		return nil, fmt.Errorf("%w: event %q is not remembered", apiserver.ErrNotFound, event)
+	}
+	return &api.PolicyExplanation{
+		Event: "node-1-7", Packet: fmt.Sprintf("xx drop (Policy denied) at endpoint %d", endpoint),
+		Log: "Ingress: denied, no rule allows it [unspec:name=web]\n", Detail: json.RawMessage(`{"allowed":false}`),
+	}, nil
+}
+
 func (p policy) Hits() (*api.PolicyHits, error) {
 	at := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
 	return &api.PolicyHits{Revision: 3, Rules: []api.RuleHits{
