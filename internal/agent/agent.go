@@ -274,7 +274,7 @@ func (a *Agent) openEndpoints(context.Context) error {
 
 func (a *Agent) openAPI(context.Context) error {
 	a.hub = observe.New(observe.Config{Node: a.cfg.NodeName, Names: observe.Names{
-		Labels: a.labelsOf, Rule: a.rules.labelsOf, Interface: newInterfaceNames().name,
+		Labels: a.labelsOf, Rule: a.rules.describe, Interface: newInterfaceNames().name,
 	}}, a.started)
 	a.api = apiserver.New(apiserver.Agent{
 		Node: node{a}, Endpoints: a.endpoints, Identities: a.identities, Addresses: a.book,

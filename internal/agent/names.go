@@ -8,6 +8,8 @@ import (
 
 	"cilium.local/cilium/internal/identity"
 	"cilium.local/cilium/internal/metrics"
+	"cilium.local/cilium/internal/observe"
+	"cilium.local/cilium/internal/policy"
 )
 
 // labelsOf resolves an identity for events.
@@ -16,6 +18,36 @@ func (a *Agent) labelsOf(id identity.ID) []string {
 		return found.Labels.Strings()
 	}
 	return nil
+}
+
+// labelsOf returns the labels of the rule with the cookie, for tables: its name
+// when it has none.
+func (b *ruleBook) labelsOf(cookie uint32) []string {
+	r := b.repository().Rule(cookie)
+	if r == nil {
+		return nil
+	}
+	return labelsOrName(r)
+}
+
+func labelsOrName(r *policy.Rule) []string {
+	if labels := r.LabelSet(); len(labels) > 0 {
+		return labels.Strings()
+	}
+	return []string{r.Name()}
+}
+
+// describe tells events of the rule with the cookie.
+func (b *ruleBook) describe(cookie uint32) observe.Rule {
+	r := b.repository().Rule(cookie)
+	if r == nil {
+		return observe.Rule{}
+	}
+	named := observe.Rule{Labels: labelsOrName(r), Origin: r.Origin.String()}
+	if r.Log != nil {
+		named.Log = r.Log.Value
+	}
+	return named
 }
 
 // interfaceNames remembers the names of devices by index. The kernel does not

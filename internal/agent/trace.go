@@ -96,19 +96,6 @@ func (a *Agent) identityOf(q apiserver.Party) identity.ID {
 	return identity.WorldIPv6
 }
 
-// labelsOf returns the labels of the rule with the cookie, for events: its name
-// when it has none.
-func (b *ruleBook) labelsOf(cookie uint32) []string {
-	r := b.repository().Rule(cookie)
-	if r == nil {
-		return nil
-	}
-	if labels := r.LabelSet(); len(labels) > 0 {
-		return labels.Strings()
-	}
-	return []string{r.Name()}
-}
-
 // refusal turns what Parse found into the list that the API answers with.
 func refusal(err error) error {
 	var problems []api.PolicyProblem

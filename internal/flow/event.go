@@ -129,9 +129,12 @@ type Event struct {
 	// File and Line are the place in the data plane's source that decided.
 	File string `json:"file,omitempty"`
 	Line int    `json:"line,omitempty"`
-	// Cookie names the deciding rule, 0 for none; RuleLabels are its labels.
+	// Cookie names the deciding rule, 0 for none; RuleLabels are its labels,
+	// RuleOrigin is where it was written, Log the value that it wants logged.
 	Cookie     uint32   `json:"rule-cookie,omitempty"`
 	RuleLabels []string `json:"rule-labels,omitempty"`
+	RuleOrigin string   `json:"rule-origin,omitempty"`
+	Log        string   `json:"log,omitempty"`
 
 	// Capture is the beginning of the packet, from its Ethernet header.
 	Capture []byte `json:"capture,omitempty"`

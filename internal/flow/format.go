@@ -130,6 +130,12 @@ func (e *Event) details(b *strings.Builder) {
 	case e.Cookie != 0:
 		fmt.Fprintf(b, " by rule 0x%08x", e.Cookie)
 	}
+	if e.RuleOrigin != "" {
+		fmt.Fprintf(b, " from %s", e.RuleOrigin)
+	}
+	if e.Log != "" {
+		fmt.Fprintf(b, ", log %q", e.Log)
+	}
 }
 
 func labelText(labels []string) string {

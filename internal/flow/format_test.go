@@ -73,6 +73,9 @@ func examples() []struct {
 		{"trace at an unknown point", trace(99, ReasonRelated)},
 		{"verdict allowed", with(func(e *Event) { e.Type, e.Reason = TypeVerdict, 0 })},
 		{"verdict denied", with(func(e *Event) { e.Type, e.Verdict, e.Direction = TypeVerdict, Denied, Egress })},
+		{"verdict of a rule that wants a value logged", with(func(e *Event) {
+			e.Type, e.Verdict, e.RuleOrigin, e.Log = TypeVerdict, Denied, "web.json:3 (rule 1)", "quarantine"
+		})},
 		{"verdict of audited rules", with(func(e *Event) { e.Type, e.Verdict, e.Audit = TypeVerdict, Denied, true })},
 		{"agent", Event{ID: "node1-mm7d-8", Type: TypeAgent, Message: "policy imported, revision 2"}},
 		{"unknown type", Event{ID: "node1-mm7d-9", Type: 77}},

@@ -25,8 +25,15 @@ import (
 // safe for concurrent use; an empty result leaves the field empty.
 type Names struct {
 	Labels    func(identity.ID) []string
-	Rule      func(cookie uint32) []string
+	Rule      func(cookie uint32) Rule
 	Interface func(ifindex int) string
+}
+
+// Rule is what events tell of a rule: its labels, the value that it wants logged,
+// and where it came from.
+type Rule struct {
+	Labels      []string
+	Log, Origin string
 }
 
 // Config says whose events these are.
@@ -91,7 +98,8 @@ func (h *Hub) complete(e *flow.Event) {
 	e.SourceLabels = h.cfg.Names.Labels(e.SourceIdentity)
 	e.DestLabels = h.cfg.Names.Labels(e.DestIdentity)
 	if e.Cookie != 0 {
-		e.RuleLabels = h.cfg.Names.Rule(e.Cookie)
+		r := h.cfg.Names.Rule(e.Cookie)
+		e.RuleLabels, e.RuleOrigin, e.Log = r.Labels, r.Origin, r.Log
 	}
 	if e.Ifindex != 0 && e.IfName == "" {
 		e.IfName = h.cfg.Names.Interface(e.Ifindex)

@@ -20,8 +20,10 @@ var start = time.UnixMilli(36)
 
 func newHub(keep int) *observe.Hub {
 	return observe.New(observe.Config{Node: "n1", Keep: keep, Names: observe.Names{
-		Labels:    func(id identity.ID) []string { return []string{fmt.Sprint("id=", id)} },
-		Rule:      func(cookie uint32) []string { return []string{fmt.Sprint("rule=", cookie)} },
+		Labels: func(id identity.ID) []string { return []string{fmt.Sprint("id=", id)} },
+		Rule: func(cookie uint32) observe.Rule {
+			return observe.Rule{Labels: []string{fmt.Sprint("rule=", cookie)}, Log: "audited", Origin: "p.json:1 (rule 1)"}
+		},
 		Interface: func(index int) string { return fmt.Sprint("lxc", index) },
 	}}, start)
 }
@@ -46,6 +48,7 @@ func TestAnEventLeavesWithItsNamesAndAnIDOfItsOwn(t *testing.T) {
 	want := drop(9)
 	want.ID, want.IfName = "n1-10-1", "lxc4"
 	want.SourceLabels, want.DestLabels, want.RuleLabels = []string{"id=300"}, []string{"id=301"}, []string{"rule=7"}
+	want.Log, want.RuleOrigin = "audited", "p.json:1 (rule 1)"
 	if diff := cmp.Diff(want, first, cmp.Comparer(func(a, b flow.Event) bool { return fmt.Sprint(a) == fmt.Sprint(b) })); diff != "" {
 		t.Errorf("event (-want +is):\n%s", diff)
 	}

@@ -68,7 +68,9 @@ func NewWorld() *World {
 			known, _ := identities{w}.Lookup(id)
 			return known.Labels.Strings()
 		},
-		Rule:      func(uint32) []string { return []string{"unspec:name=l3-rule"} },
+		Rule: func(uint32) observe.Rule {
+			return observe.Rule{Labels: []string{"unspec:name=l3-rule"}, Log: "closed", Origin: "l3-rule.json:1 (rule 1)"}
+		},
 		Interface: func(ifindex int) string { return fmt.Sprintf("lxc%05x", ifindex-100) },
 	}}, Start)
 	for i, id := range []uint16{11, 22, 33} {
