@@ -18,9 +18,11 @@ func TestExplainNamesTheRuleAndWhatWouldChangeIt(t *testing.T) {
 	a := start(t)
 	serve(t, a.app1.Namespace, a.app1.IPv4, a.app1.IPv6)
 	a.add(`[{"labels": ["name=web"], "endpointSelector": {"matchLabels": {"id": "app1"}}, "ingress": [{"fromEndpoints": [{"matchLabels": {"id": "app2"}}]}]},
-		{"labels": ["name=never"], "endpointSelector": {"matchLabels": {"id": "app1"}}, "ingressDeny": [{"fromEndpoints": [{"matchLabels": {"id": "app3"}}]}]}]`)
+		{"labels": ["name=never"], "log": {"value": "quarantine"}, "endpointSelector": {"matchLabels": {"id": "app1"}}, "ingressDeny": [{"fromEndpoints": [{"matchLabels": {"id": "app3"}}]}]}]`)
 	tcp := probes[0]
+	lines := a.monitor("--type", "drop", "-v")
 	reaches(t, tcp, "denied", a.app3.Namespace, a.app1.IPv6, false)
+	shown := lines.waitFor(t, `by rule [unspec:name=never] from standard input:2 (rule 2), log "quarantine"`)
 	for range 3 {
 		reaches(t, tcp, "allowed", a.app2.Namespace, a.app1.IPv4, true)
 	}
@@ -41,6 +43,9 @@ func TestExplainNamesTheRuleAndWhatWouldChangeIt(t *testing.T) {
 	}
 	if again := a.cli("policy", "explain", answer.Event); again != text {
 		t.Errorf("the event %s explains otherwise:\n%s", answer.Event, again)
+	}
+	if !strings.Contains(shown, " event "+answer.Event+"\n") {
+		t.Errorf("the monitor does not show event %s:\n%s", answer.Event, shown)
 	}
 	var detail explain.Explanation
 	if err := json.Unmarshal(answer.Detail, &detail); err != nil || len(detail.Changes) != 1 {
