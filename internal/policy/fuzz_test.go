@@ -3,6 +3,7 @@
 package policy_test
 
 import (
+	"errors"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -39,6 +40,25 @@ func FuzzParse(f *testing.F) {
 		}
 		if diff := cmp.Diff(string(first), string(second)); diff != "" {
 			t.Errorf("written and read, the rules differ:\n%s", diff)
+		}
+	})
+}
+
+// FuzzParseServices holds that any list of services is refused with a place, or
+// read.
+func FuzzParseServices(f *testing.F) {
+	f.Add("a.json", []byte(`[{"name":"db","namespace":"n","labels":{"a":"b"},"selector":{"matchLabels":{"a":"b"}},"addresses":["10.0.0.0/8","::1"]}]`))
+	f.Add("a.yaml", []byte("- name: db\n  addresses: [10.0.0.1]\n"))
+	f.Fuzz(func(t *testing.T, name string, data []byte) {
+		services, err := policy.ParseServices(name, data)
+		var place *policy.Error
+		if err != nil && !errors.As(err, &place) {
+			t.Errorf("an error without a place: %v", err)
+		}
+		for _, s := range services {
+			if s.Name == "" {
+				t.Errorf("a service without a name: %+v", s)
+			}
 		}
 	})
 }

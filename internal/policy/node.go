@@ -72,7 +72,7 @@ func isYAML(name string, data []byte) bool {
 
 func readDocument(name string, data []byte) (*node, error) {
 	if len(data) > maxBytes {
-		return nil, &Error{File: name, Line: 1, Column: 1, Path: "$", Msg: fmt.Sprintf("the document has %d bytes; at most %d are read", len(data), maxBytes)}
+		return nil, &Error{File: name, Line: 1, Column: 1, Path: "$", Msg: fmt.Sprintf("the document has %d bytes; at most %d are read, so import it in parts", len(data), maxBytes)}
 	}
 	if isYAML(name, data) {
 		return readYAML(name, data)
@@ -103,7 +103,7 @@ func readJSON(name string, data []byte) (*node, error) {
 		return nil, err
 	}
 	if _, err := r.decoder.Token(); !errors.Is(err, io.EOF) {
-		return nil, r.fail(int(r.decoder.InputOffset()), "$", "something follows the document")
+		return nil, r.fail(int(r.decoder.InputOffset()), "$", "something follows the document; write all rules into one list")
 	}
 	return root, nil
 }
@@ -130,7 +130,7 @@ func (r *jsonReader) fail(offset int, path, format string, args ...any) error {
 func (r *jsonReader) value(data []byte, path string, depth int) (*node, error) {
 	offset := r.start(data)
 	if depth > maxDepth {
-		return nil, r.fail(offset, path, "nested more than %d levels deep", maxDepth)
+		return nil, r.fail(offset, path, "nested more than %d levels deep; rules need few", maxDepth)
 	}
 	if r.values++; r.values > maxValues {
 		return nil, r.fail(offset, path, "more than %d values; split the document", maxValues)
@@ -161,7 +161,7 @@ func (r *jsonReader) value(data []byte, path string, depth int) (*node, error) {
 
 func (r *jsonReader) syntax(err error, path string) error {
 	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
-		return r.fail(int(r.decoder.InputOffset()), path, "the document ends too early")
+		return r.fail(int(r.decoder.InputOffset()), path, "the document ends too early; what was opened must be closed")
 	}
 	return r.fail(int(r.decoder.InputOffset()), path, "not JSON: %v", err)
 }

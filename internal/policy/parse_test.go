@@ -3,10 +3,6 @@
 package policy_test
 
 import (
-	"errors"
-	"flag"
-	"fmt"
-	"os"
 	"strings"
 	"testing"
 
@@ -14,45 +10,6 @@ import (
 
 	"cilium.local/cilium/internal/policy"
 )
-
-var update = flag.Bool("update", false, "write what is said now into the golden files")
-
-// TestDocumentsAreRefusedWithPlacePathAndCure goes through testdata/refused.txt:
-// every document there is wrong, and the exact message follows it.
-func TestDocumentsAreRefusedWithPlacePathAndCure(t *testing.T) {
-	const golden = "testdata/refused.txt"
-	text, err := os.ReadFile(golden)
-	if err != nil {
-		t.Fatal(err)
-	}
-	head, rest, _ := strings.Cut(string(text), "-- ")
-	var written strings.Builder
-	written.WriteString(head)
-	for part := range strings.SplitSeq(rest, "\n-- ") {
-		name, text, _ := strings.Cut(part, " --\n")
-		text, want, found := strings.Cut(text, "\n=>")
-		if !found {
-			t.Fatalf("%s: no line => between document and answer", name)
-		}
-		t.Run(name, func(t *testing.T) {
-			rules, err := policy.Parse(name, []byte(text))
-			var place *policy.Error
-			if !errors.As(err, &place) || rules != nil {
-				t.Fatalf("got %d rules and %v, want an error with a place", len(rules), err)
-			}
-			if *update {
-				fmt.Fprintf(&written, "-- %s --\n%s\n=>\n%v\n", name, text, err)
-			} else if diff := cmp.Diff(strings.TrimSpace(want), err.Error()); diff != "" {
-				t.Errorf("-want +got:\n%s", diff)
-			}
-		})
-	}
-	if *update {
-		if err := os.WriteFile(golden, []byte(written.String()), 0o600); err != nil {
-			t.Fatal(err)
-		}
-	}
-}
 
 func TestAtMostTwentyMistakesAreReported(t *testing.T) {
 	_, err := policy.Parse("many.json", []byte("["+strings.Repeat(`{"a": 1},`, 500)+"{}]"))

@@ -70,7 +70,7 @@ func (r *yamlReader) syntax(err error) error {
 
 func (r *yamlReader) value(y *yaml.Node, path string, depth int) (*node, error) {
 	if depth > maxDepth {
-		return nil, r.fail(y, path, "nested more than %d levels deep", maxDepth)
+		return nil, r.fail(y, path, "nested more than %d levels deep; rules need few", maxDepth)
 	}
 	if r.values++; r.values > maxValues {
 		return nil, r.fail(y, path, "more than %d values; split the document", maxValues)
