@@ -226,7 +226,7 @@ struct event {
 	__u8 icmp_code;
 	__u8 type;
 	__u8 reason; /* drop: reason; trace: trace_reason; verdict: drop reason or 0 */
-	__u8 point;
+	__u8 point; /* trace: trace_point; else the sender's party: 1 for an answer */
 	__u8 direction;
 	__u32 src_identity;
 	__u32 dst_identity;

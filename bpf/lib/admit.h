@@ -288,6 +288,7 @@ __noinline verdict_t admit(struct __sk_buff *skb, const struct packet *p, struct
 
 	way->report.src_identity = f->end[party].identity;
 	way->report.dst_identity = f->end[!party].identity;
+	way->report.point = party;
 	if (f->generation == way->generation) {
 		barrier(); /* the generation vouches for the verdict, so it is read first */
 		verdict = f->verdict;

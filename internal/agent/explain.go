@@ -29,7 +29,7 @@ func (p policyAPI) Explain(id string, endpoint uint16) (*api.PolicyExplanation, 
 	}
 	rules, _ := p.present()
 	opts := p.a.decisionOptions()
-	f, same := p.a.flowOf(event, rules, opts)
+	f, same := flowOf(event, rules, opts)
 	e := explain.Explain(rules, opts, f)
 	detail, err := json.Marshal(e)
 	if err != nil {
@@ -71,24 +71,18 @@ func (p policyAPI) remembered(id string, endpoint uint16) (flow.Event, error) {
 }
 
 // flowOf returns the flow that a packet belongs to, as it was opened, and whether
-// the rules still decide as the event says. An answer is dropped under the rules
-// about its request; which of both it is, the deciding rule tells.
-func (a *Agent) flowOf(e flow.Event, rules []*policy.Rule, opts policy.Options) (f policy.Flow, same bool) {
-	forward := policy.Flow{
+// the rules still decide as the event says.
+func flowOf(packet flow.Event, rules []*policy.Rule, opts policy.Options) (f policy.Flow, same bool) {
+	e := packet.Opening()
+	f = policy.Flow{
 		Source: party(e.SourceIdentity, e.SourceLabels, e.Source.Addr()),
 		Dest:   party(e.DestIdentity, e.DestLabels, e.Dest.Addr()),
 		Port:   l4.Port{Protocol: e.Proto, Number: e.Dest.Port()},
 	}
 	if !e.Proto.HasPorts() {
-		forward.Port.Number = uint16(e.ICMPType)
+		f.Port.Number = uint16(e.ICMPType)
 	}
-	backward := policy.Flow{Source: forward.Dest, Dest: forward.Source, Port: l4.Port{Protocol: e.Proto, Number: e.Source.Port()}}
-	for _, f := range []policy.Flow{forward, backward} {
-		if agrees(policy.Decide(rules, opts, f), e) {
-			return f, true
-		}
-	}
-	return forward, false
+	return f, agrees(policy.Decide(rules, opts, f), e)
 }
 
 func party(id identity.ID, labels []string, addr netip.Addr) policy.Party {

@@ -120,6 +120,9 @@ type Event struct {
 	// Audit marks a verdict that would be if the rules that are only audited were
 	// enforced; it is another than the one in force.
 	Audit bool `json:"audit,omitempty"`
+	// Answer marks a dropped packet, or a verdict, on the way from the end that
+	// answers; the rules are about the other direction.
+	Answer bool `json:"answer,omitempty"`
 
 	Ifindex int    `json:"ifindex,omitempty"`
 	IfName  string `json:"interface,omitempty"`
@@ -146,6 +149,29 @@ type Event struct {
 // was like.
 func (r DropReason) IsPolicy() bool {
 	return r == DropPolicy || r == DropDenyRule || r == DropNoPolicy
+}
+
+// requests are the ICMP messages that others answer.
+var requests = map[l4.Protocol]map[uint8]uint8{
+	l4.ICMP:   {0: 8, 14: 13, 16: 15, 18: 17, 43: 42},
+	l4.ICMPv6: {129: 128},
+}
+
+// Opening returns the event with the ends as they were when the flow was opened:
+// those of an answer are the other way round.
+func (e Event) Opening() Event {
+	if !e.Answer {
+		return e
+	}
+	e.Answer = false
+	e.Source, e.Dest = e.Dest, e.Source
+	e.SourceIdentity, e.DestIdentity = e.DestIdentity, e.SourceIdentity
+	e.SourceLabels, e.DestLabels = e.DestLabels, e.SourceLabels
+	e.SourceEndpoint, e.DestEndpoint = e.DestEndpoint, e.SourceEndpoint
+	if request, ok := requests[e.Proto][e.ICMPType]; ok {
+		e.ICMPType = request
+	}
+	return e
 }
 
 // MarshalJSON adds the text of the drop reason to the fields.

@@ -132,7 +132,7 @@ func eventOf(raw *abi.Event, boot time.Time) flow.Event {
 		Source: addrPort(raw.Src, raw.Sport, raw.Protocol), Dest: addrPort(raw.Dst, raw.Dport, raw.Protocol),
 		Proto: l4.Protocol(raw.Protocol), TCPFlags: flow.TCPFlags(raw.TCPFlags),
 		ICMPType: raw.ICMPType, ICMPCode: raw.ICMPCode,
-		TracePoint: flow.TracePoint(raw.Point), Ifindex: int(raw.Ifindex),
+		Ifindex: int(raw.Ifindex),
 		Length: int(raw.Length), Hash: raw.Hash,
 		File: abi.SourceFiles[raw.File], Line: int(raw.Line), Cookie: raw.Cookie, Audit: raw.Audit != 0,
 		Capture: append([]byte(nil), raw.Capture[:min(int(raw.CaptureLen), len(raw.Capture))]...),
@@ -140,7 +140,9 @@ func eventOf(raw *abi.Event, boot time.Time) flow.Event {
 	switch raw.Type {
 	case abi.EventTrace:
 		e.TraceReason = flow.TraceReason(raw.Reason)
+		e.TracePoint = flow.TracePoint(raw.Point)
 	default:
+		e.Answer = raw.Point == abi.Destination
 		e.Reason = flow.DropReason(raw.Reason)
 		if e.Reason != 0 {
 			e.Verdict = flow.Denied
