@@ -157,6 +157,11 @@ func (t Term) EachNamedPort(destination label.Set, visit func(protocol l4.Protoc
 	}
 }
 
+// NamesPorts reports whether some port of the term is given by name.
+func (t Term) NamesPorts() bool {
+	return slices.ContainsFunc(t.inner.ports, func(r portRange) bool { return r.name != "" })
+}
+
 // PortHolders returns a peer for each port name of the term: whoever has a port
 // of the name.
 func (t Term) PortHolders() []Peer {

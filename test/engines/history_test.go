@@ -33,7 +33,7 @@ func newHistory(w *world) *history {
 	h := &history{world: w, tables: map[compile.Ref]compile.Entries{}}
 	opts := w.Options
 	opts.Mode = []policy.Mode{policy.ModeDefault, policy.ModeAlways, policy.ModeNever, w.Options.Mode}[g.IntN(4)]
-	h.engine = compile.NewEngine(opts)
+	h.engine = compile.NewEngine(opts, 0)
 	e := h.engine
 	h.steps = append(h.steps, func() { e.SetMode(w.Options.Mode) })
 	for _, id := range w.Identities {

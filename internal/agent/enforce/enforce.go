@@ -111,7 +111,7 @@ const (
 func New(cfg Config) *Enforcer {
 	f := &Enforcer{
 		cfg: cfg, wake: make(chan struct{}, 1), mode: cfg.Options.Mode,
-		engine: compile.NewEngine(cfg.Options), rules: map[uint32]*policy.Rule{},
+		engine: compile.NewEngine(cfg.Options, cfg.MaxEntries), rules: map[uint32]*policy.Rule{},
 		slots: map[identity.ID]*slot{}, byNumber: map[uint32]identity.ID{},
 	}
 	f.stale.Store(true)

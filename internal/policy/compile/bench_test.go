@@ -48,7 +48,7 @@ func clusterRules(b *testing.B, first, n, identities int) []*policy.Rule {
 }
 
 func cluster(b *testing.B, rules, identities int) *compile.Engine {
-	e := compile.NewEngine(policy.Options{Mode: policy.ModeDefault})
+	e := compile.NewEngine(policy.Options{Mode: policy.ModeDefault}, 0)
 	for i := range identities {
 		e.AddIdentity(clusterIdentity(i, identities))
 	}

@@ -106,6 +106,14 @@ func (c *columns) share(entries []entry) *column {
 	return fresh
 }
 
+// again adds a reference.
+func (c *columns) again(known *column) *column {
+	if known != nil {
+		known.refs++
+	}
+	return known
+}
+
 // release ends a reference; nil has none.
 func (c *columns) release(old *column) {
 	if old == nil {

@@ -25,7 +25,7 @@ func CompileAudit(subject label.Set, rules []*policy.Rule, identities []identity
 
 func compileAll(subject label.Set, rules []*policy.Rule, identities []identity.Identity, opts Options, audit bool) Entries {
 	const self = identity.Unknown // the subject needs no number for its own policy
-	e := NewEngine(opts)
+	e := NewEngine(opts, 0)
 	for _, id := range identities {
 		e.AddIdentity(id)
 	}

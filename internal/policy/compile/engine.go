@@ -25,12 +25,14 @@ type Ref struct {
 // An Engine is for one goroutine at a time.
 type Engine struct {
 	opts     Options
+	limit    int // entries of one policy, beyond which only its size is told; 0: none
 	peers    peerSets
 	rules    map[uint32]*ruleState // by cookie
 	selects  peerSets              // the rules' subjects; its identities are the subjects
 	subjects map[identity.ID]*subject
 	changed  map[*view]struct{} // since the last Changes
 	columns  columns
+	attached uint64 // attachments so far
 }
 
 // ruleState is a rule in the engine.
@@ -44,6 +46,7 @@ type ruleState struct {
 // attachment is a term of a rule in one of its columns: those of the members of a
 // set, or that of a group.
 type attachment struct {
+	number    uint64 // its own
 	rule      *ruleState
 	direction policy.Direction
 	term      policy.Term
@@ -54,10 +57,12 @@ type attachment struct {
 	namesOnly bool
 }
 
-// NewEngine returns an engine without rules, identities and subjects.
-func NewEngine(opts Options) *Engine {
+// NewEngine returns an engine without rules, identities and subjects. Of a policy
+// of more entries than the limit, if there is one, it tells the size alone, so
+// that rules which make it huge cost no memory.
+func NewEngine(opts Options, limit int) *Engine {
 	return &Engine{
-		opts: opts, peers: newPeerSets(), selects: newPeerSets(),
+		opts: opts, limit: limit, peers: newPeerSets(), selects: newPeerSets(),
 		rules: map[uint32]*ruleState{}, subjects: map[identity.ID]*subject{},
 		changed: map[*view]struct{}{}, columns: newColumns(),
 	}
@@ -112,7 +117,7 @@ func (e *Engine) touch(m *member) {
 		}
 	}
 	for p := range touched {
-		e.column(p.subject, p.direction, m.party.ID)
+		e.columnsOf(p.subject, p.direction, map[identity.ID]struct{}{m.party.ID: {}})
 	}
 }
 
@@ -203,9 +208,7 @@ func (e *Engine) retouch(s *subject, state *ruleState, whole bool) {
 		for _, a := range state.attachments[d] {
 			a.columns(func(id identity.ID) { columns[id] = struct{}{} })
 		}
-		for id := range columns {
-			e.column(s, d, id)
-		}
+		e.columnsOf(s, d, columns)
 	}
 }
 
@@ -258,7 +261,9 @@ func (e *Engine) attach(state *ruleState, d policy.Direction, t policy.Term) {
 }
 
 func (e *Engine) attachGroup(state *ruleState, d policy.Direction, t policy.Term, column identity.ID) {
-	state.attachments[d] = append(state.attachments[d], &attachment{rule: state, direction: d, term: t, group: column})
+	e.attached++
+	state.attachments[d] = append(state.attachments[d],
+		&attachment{number: e.attached, rule: state, direction: d, term: t, group: column})
 	if d == policy.Ingress || column == AnyOutside {
 		return
 	}
@@ -268,6 +273,8 @@ func (e *Engine) attachGroup(state *ruleState, d policy.Direction, t policy.Term
 }
 
 func (e *Engine) attachSet(peer policy.Peer, a attachment) {
+	e.attached++
+	a.number = e.attached
 	a.set = e.peers.acquire(peer, &a)
 	a.rule.attachments[a.direction] = append(a.rule.attachments[a.direction], &a)
 }

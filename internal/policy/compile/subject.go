@@ -26,6 +26,7 @@ type view struct {
 	ref     Ref
 	columns [2]map[identity.ID]*column // by direction
 	size    int                        // entries
+	huge    bool                       // beyond the limit since all of it was told
 	put     Entries                    // since the last Changes
 	deleted map[Key]struct{}
 }
@@ -126,38 +127,50 @@ func (e *Engine) recompile(s *subject) {
 				all[id] = struct{}{}
 			}
 		}
-		for id := range all {
-			e.column(s, d, id)
-		}
+		e.columnsOf(s, d, all)
 	}
 }
 
-// column works out one column of a subject and notes what changed.
-func (e *Engine) column(s *subject, d policy.Direction, id identity.ID) {
+// columnsOf works out columns of a subject and notes what changed.
+func (e *Engine) columnsOf(s *subject, d policy.Direction, ids map[identity.ID]struct{}) {
 	for _, v := range s.views {
 		if v.ref.Audit && s.audits == 0 && len(v.columns[d]) == 0 {
 			continue
 		}
-		old := v.columns[d][id]
-		fresh := e.columns.share(e.compute(s, v, d, id))
-		if fresh == old {
-			e.columns.release(fresh)
-			continue
+		known := lot{columns: &e.columns}
+		for id := range ids {
+			e.column(s, v, d, id, &known)
 		}
-		v.note(Key{Identity: id, Direction: d}, old, fresh)
-		e.columns.release(old)
-		if fresh == nil {
-			delete(v.columns[d], id)
-		} else {
-			v.columns[d][id] = fresh
-		}
-		e.changed[v] = struct{}{}
+		known.free()
 	}
+}
+
+// column works out one column of a view and notes what changed.
+func (e *Engine) column(s *subject, v *view, d policy.Direction, id identity.ID, known *lot) {
+	old := v.columns[d][id]
+	fresh := known.get(e, s, v, d, id)
+	if fresh == old {
+		e.columns.release(fresh)
+		return
+	}
+	v.size += fresh.size() - old.size()
+	if e.limit > 0 && v.size > e.limit {
+		v.huge, v.put, v.deleted = true, Entries{}, map[Key]struct{}{}
+	}
+	if !v.huge {
+		v.note(Key{Identity: id, Direction: d}, old, fresh)
+	}
+	e.columns.release(old)
+	if fresh == nil {
+		delete(v.columns[d], id)
+	} else {
+		v.columns[d][id] = fresh
+	}
+	e.changed[v] = struct{}{}
 }
 
 // note adds the difference of two columns to what changed.
 func (v *view) note(key Key, old, fresh *column) {
-	v.size += fresh.size() - old.size()
 	old.each(key, func(k Key, _ Value) {
 		if _, stays := fresh.get(k); !stays {
 			delete(v.put, k)
@@ -185,6 +198,11 @@ func (v *view) free(c *columns) {
 func (e *Engine) Changes() map[Ref]Delta {
 	changes := make(map[Ref]Delta, len(e.changed))
 	for v := range e.changed {
+		if v.huge {
+			changes[v.ref] = e.whole(v)
+			v.huge = v.size > e.limit // until all of it could be told
+			continue
+		}
 		if len(v.put) == 0 && len(v.deleted) == 0 {
 			continue
 		}
@@ -199,15 +217,23 @@ func (e *Engine) Changes() map[Ref]Delta {
 	return changes
 }
 
-// Whole returns a policy as the delta that makes it so from any state. It is
-// empty for an unknown subject.
+// Whole returns a policy as the delta that makes it so from any state; beyond the
+// limit it has no entries, only the size. It is empty for an unknown subject.
 func (e *Engine) Whole(ref Ref) Delta {
-	entries := Entries{}
 	if s := e.subjects[ref.Subject]; s != nil {
-		for d, columns := range s.view(ref.Audit).columns {
-			for id, c := range columns {
-				c.each(Key{Identity: id, Direction: policy.Direction(d)}, func(k Key, v Value) { entries[k] = v })
-			}
+		return e.whole(s.view(ref.Audit))
+	}
+	return Whole(Entries{})
+}
+
+func (e *Engine) whole(v *view) Delta {
+	if e.limit > 0 && v.size > e.limit {
+		return Delta{Reset: true, Size: v.size}
+	}
+	entries := make(Entries, v.size)
+	for d, columns := range v.columns {
+		for id, c := range columns {
+			c.each(Key{Identity: id, Direction: policy.Direction(d)}, func(k Key, value Value) { entries[k] = value })
 		}
 	}
 	return Whole(entries)
