@@ -26,6 +26,34 @@ type Namespace struct {
 	handle netns.NsHandle
 	IPv4   netip.Addr // its main addresses; not valid when it has none
 	IPv6   netip.Addr
+	source netip.Addr // of what it sends; not valid for what the routes say
+}
+
+// From returns the namespace as one that sends from one of its addresses. It is
+// closed with the namespace itself.
+func (n *Namespace) From(addr netip.Addr) *Namespace {
+	view := *n
+	view.source = addr
+	return &view
+}
+
+// AddAddresses gives the namespace further addresses, for itself alone: whoever
+// is to reach them needs a route.
+func (n *Namespace) AddAddresses(addrs ...netip.Addr) error {
+	return n.Do(func() error {
+		lo, err := netlink.LinkByName("lo")
+		if err != nil {
+			return err
+		}
+		for _, addr := range addrs {
+			whole := netip.PrefixFrom(addr, addr.BitLen())
+			err := netlink.AddrAdd(lo, &netlink.Addr{IPNet: network(whole), Flags: unix.IFA_F_NODAD})
+			if err != nil {
+				return fmt.Errorf("add %s to %s: %w", addr, n.name, err)
+			}
+		}
+		return nil
+	})
 }
 
 // NewNamespace makes a namespace in which only the loopback is up. The name is

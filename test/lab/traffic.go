@@ -119,7 +119,15 @@ func (n *Namespace) DialUDP(ctx context.Context, to netip.AddrPort) (net.Conn, e
 func (n *Namespace) dial(ctx context.Context, protocol string, to netip.AddrPort) (net.Conn, error) {
 	var conn net.Conn
 	err := n.Do(func() (err error) {
-		conn, err = (&net.Dialer{}).DialContext(ctx, protocol, to.String())
+		dialer := net.Dialer{}
+		switch from := netip.AddrPortFrom(n.source, 0); {
+		case !n.source.IsValid():
+		case protocol == "udp":
+			dialer.LocalAddr = net.UDPAddrFromAddrPort(from)
+		default:
+			dialer.LocalAddr = net.TCPAddrFromAddrPort(from)
+		}
+		conn, err = dialer.DialContext(ctx, protocol, to.String())
 		return err
 	})
 	if err != nil {
@@ -187,7 +195,11 @@ func (n *Namespace) Ping(ctx context.Context, to netip.Addr) error {
 	}
 	var conn net.PacketConn
 	err := n.Do(func() (err error) {
-		conn, err = net.ListenPacket(network, "")
+		source := ""
+		if n.source.IsValid() {
+			source = n.source.String()
+		}
+		conn, err = net.ListenPacket(network, source)
 		return err
 	})
 	if err != nil {
