@@ -34,14 +34,20 @@ func Read(ctx context.Context, events *ebpf.Map, handle func(flow.Event)) error 
 	stop := context.AfterFunc(ctx, func() { _ = reader.Close() })
 	defer stop()
 	defer reader.Close() //nolint:errcheck // nothing to save
-	reader.ring.SetDeadline(time.Now().Add(tick))
+	wait, idle := minWait, true
+	reader.ring.SetDeadline(time.Now().Add(wait))
 	for {
 		e, err := reader.next()
 		switch {
 		case err == nil:
 			handle(e)
+			idle = false
 		case errors.Is(err, os.ErrDeadlineExceeded):
-			reader.ring.SetDeadline(time.Now().Add(tick))
+			if wait = minWait; idle {
+				wait = maxWait
+			}
+			idle = true
+			reader.ring.SetDeadline(time.Now().Add(wait))
 		case errors.Is(err, os.ErrClosed):
 			return nil
 		default:
@@ -50,9 +56,12 @@ func Read(ctx context.Context, events *ebpf.Map, handle func(flow.Event)) error 
 	}
 }
 
-// tick is how long an event may wait in the buffer. The programs wake the reader
-// only for drops, and when much is there.
-const tick = 20 * time.Millisecond
+// How long an event may wait in the buffer while others come, and after silence.
+// The programs wake the reader only for drops, and when much is there.
+const (
+	minWait = 50 * time.Millisecond
+	maxWait = 200 * time.Millisecond
+)
 
 // Reader takes events out of the ring buffer. Make it with Open; there is one at a
 // time, and it is not safe for concurrent use but for Close.
