@@ -51,7 +51,7 @@ const module = "cilium.local/cilium/"
 var layers = [][]string{
 	0: {"label", "identity", "l4", "flow", "version"},
 	1: {"policy", "service", "ipam", "fqdn", "l7"},
-	2: {"table", "reconcile", "kvstore"},
+	2: {"table", "reconcile", "kvstore", "flowlog"},
 	3: {"datapath"},
 	4: {"endpoint", "idalloc", "nodes", "redirect", "observe", "health", "metrics"},
 	5: {"apiserver", "k8s", "cri", "docker", "cni", "bgp"},
