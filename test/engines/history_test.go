@@ -33,7 +33,13 @@ func newHistory(w *world) *history {
 	h := &history{world: w, tables: map[compile.Ref]compile.Entries{}}
 	opts := w.Options
 	opts.Mode = []policy.Mode{policy.ModeDefault, policy.ModeAlways, policy.ModeNever, w.Options.Mode}[g.IntN(4)]
-	h.engine = compile.NewEngine(opts, 0)
+	limit := 0
+	if g.IntN(2) == 0 { // what some policies need at the end, and fewer than others do on the way
+		for _, whole := range w.compiled {
+			limit = max(limit, len(whole.enforced), len(whole.audited))
+		}
+	}
+	h.engine = compile.NewEngine(opts, limit)
 	e := h.engine
 	h.steps = append(h.steps, func() { e.SetMode(w.Options.Mode) })
 	for _, id := range w.Identities {
@@ -110,6 +116,10 @@ func (h *history) live() error {
 		changes := h.engine.Changes()
 		h.taken = append(h.taken, changes)
 		for ref, d := range changes {
+			if d.Size > len(d.Put) && d.Reset { // too large: the agent closes it
+				d = compile.Whole(compile.Entries{})
+				changes[ref] = d
+			}
 			h.tables[ref] = h.tables[ref].Apply(d)
 		}
 	}
