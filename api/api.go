@@ -65,6 +65,7 @@ type StatusResponse struct {
 	Datapath         *Status              `json:"datapath,omitempty"`
 	Policy           *Status              `json:"policy,omitempty"`
 	Forwarding       *Status              `json:"forwarding,omitempty"`
+	FlowLog          *Status              `json:"flow-log,omitempty"`
 	IPAM             *IPAMStatus          `json:"ipam,omitempty"`
 	NodeMonitor      *MonitorStatus       `json:"nodeMonitor,omitempty"`
 	Cluster          *ClusterStatus       `json:"cluster,omitempty"`

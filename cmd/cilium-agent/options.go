@@ -43,6 +43,7 @@ func (o *options) register(f *pflag.FlagSet) {
 	f.StringSliceVar(&c.Store.Endpoints, "kvstore-endpoints", nil, "URLs of an etcd cluster; without any, the agent runs one itself for this node")
 	f.StringVar(&c.Docker, "docker", "", "unix socket of Docker's API, for the labels of its containers; empty for none")
 	f.StringVar(&c.Metrics, "prometheus-serve-addr", "", "address to serve Prometheus metrics at, such as 127.0.0.1:9962; empty for none")
+	f.Uint32Var(&c.FlowLogMax, "flow-log-max", 32, "MiB below the state folder for past flows, on which cilium policy simulate tries a policy; 0 records none")
 	o.registerSizes(f)
 	f.StringVar(&o.logFormat, "log-format", "text", "format of log lines on standard error: text or json")
 	f.StringVar(&o.logLevel, "log-level", "info", "least severe log lines to write: debug, info, warn or error")

@@ -24,6 +24,7 @@ import (
 	"cilium.local/cilium/internal/datapath/prog"
 	"cilium.local/cilium/internal/docker"
 	"cilium.local/cilium/internal/endpoint"
+	"cilium.local/cilium/internal/flowlog"
 	"cilium.local/cilium/internal/idalloc"
 	"cilium.local/cilium/internal/identity"
 	"cilium.local/cilium/internal/ipam"
@@ -57,6 +58,7 @@ type Agent struct {
 	rows       *rows
 	endpoints  *endpoint.Manager
 	docker     *docker.Watcher // nil without Docker
+	flows      *flowlog.Log    // nil when flows are not recorded
 	hub        *observe.Hub
 	api        *apiserver.Server
 
@@ -80,7 +82,7 @@ func New(ctx context.Context, cfg Config, log *slog.Logger) (_ *Agent, err error
 		}
 	}()
 	steps := []func(context.Context) error{
-		a.takeStateDir, a.openMetrics, a.openKernel, a.openStore, a.openAddresses, a.openPolicy, a.openEndpoints, a.openDocker, a.openAPI,
+		a.takeStateDir, a.openMetrics, a.openKernel, a.openStore, a.openAddresses, a.openPolicy, a.openEndpoints, a.openDocker, a.openFlowLog, a.openAPI,
 	}
 	for _, step := range steps {
 		if err := step(ctx); err != nil {
@@ -274,8 +276,8 @@ func (a *Agent) openEndpoints(context.Context) error {
 
 func (a *Agent) openAPI(context.Context) error {
 	a.hub = observe.New(observe.Config{Node: a.cfg.NodeName, Names: observe.Names{
-		Labels: a.labelsOf, Rule: a.rules.describe, Interface: newInterfaceNames().name,
-	}}, a.started)
+		Labels: a.labelsOf, Rule: a.rules.describe, Interface: newInterfaceNames().name, Endpoint: a.endpointAt,
+	}, Record: a.recordFlow}, a.started)
 	a.api = apiserver.New(apiserver.Agent{
 		Node: node{a}, Endpoints: a.endpoints, Identities: a.identities, Addresses: a.book,
 		Policy: policyAPI{a.rules, a}, Events: a.hub, Tables: tables{a}, Store: storeAPI{a.store},

@@ -28,6 +28,8 @@ type Config struct {
 	Datapath   DatapathConfig
 	Docker     string // path of Docker's API socket; empty: no Docker
 	Metrics    string // address to serve Prometheus metrics at; empty: none
+	// FlowLogMax is how much may be remembered of past flows, in MiB; 0: nothing is.
+	FlowLogMax uint32
 }
 
 // NetworkConfig is the node's share of addresses. One range may be invalid, for

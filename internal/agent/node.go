@@ -28,7 +28,7 @@ func (n node) Status(context.Context) *api.StatusResponse {
 	s := &api.StatusResponse{
 		KVStore: a.storeStatus(), ContainerRuntime: a.dockerStatus(),
 		Datapath: a.datapathStatus(), Policy: a.policyStatus(), Forwarding: forwardingStatus(),
-		IPAM: a.ipamStatus(), NodeMonitor: a.monitorStatus(),
+		IPAM: a.ipamStatus(), NodeMonitor: a.monitorStatus(), FlowLog: a.flowLogStatus(),
 		Cluster: &api.ClusterStatus{Self: a.cfg.NodeName, Nodes: n.Nodes()},
 		Version: version.Text(), Started: &a.started,
 		Endpoints: &api.EndpointStateCounts{ByState: a.endpointStates()},
@@ -161,6 +161,7 @@ func (n node) Configuration() *api.DaemonConfiguration {
 				"allow-localhost": strconv.FormatBool(c.Policy.AllowLocalhost),
 				"bpf-root":        c.BPFRoot,
 				"docker":          c.Docker,
+				"flow-log-max":    text(c.FlowLogMax),
 				"ipv4-range":      prefixText(c.Network.IPv4Range),
 				"ipv6-range":      prefixText(c.Network.IPv6Range),
 				"labels":          strings.Join(c.Policy.LabelFilters, ","),

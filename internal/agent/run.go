@@ -53,6 +53,9 @@ func (a *Agent) Run(ctx context.Context) error {
 	spawn("policy", a.enforcer.Run)
 	spawn("identity changes", a.followIdentities)
 	spawn("node addresses", a.rows.watchHost)
+	if a.flows != nil {
+		spawn("flow log", a.flows.Run)
+	}
 	spawn("events", a.followEvents)
 	spawn("flow table", a.collectFlows)
 	if a.cfg.Metrics != "" {

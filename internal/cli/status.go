@@ -63,7 +63,7 @@ type component struct {
 func components(s *api.StatusResponse) []component {
 	return []component{
 		{"Agent", s.Cilium}, {"KVStore", s.KVStore}, {"Datapath", s.Datapath}, {"Policy", s.Policy},
-		{"ContainerRuntime", s.ContainerRuntime}, {"Forwarding", s.Forwarding},
+		{"ContainerRuntime", s.ContainerRuntime}, {"Forwarding", s.Forwarding}, {"FlowLog", s.FlowLog},
 	}
 }
 

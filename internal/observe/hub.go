@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Package observe takes the events of the data plane, adds what the kernel does
-// not know (event ids, labels, rules, interface names), and hands them to
-// whoever watches.
+// not know (event ids, labels, endpoints, rules, interface names), and hands them
+// to whoever watches.
 //
 // A slow watcher never holds up the others or the data plane: it loses events,
 // and is told how many. The newest events are kept for late comers.
@@ -12,6 +12,7 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"net/netip"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -27,6 +28,8 @@ type Names struct {
 	Labels    func(identity.ID) []string
 	Rule      func(cookie uint32) Rule
 	Interface func(ifindex int) string
+	// Endpoint returns the workload of this node behind an address, 0 for none.
+	Endpoint func(netip.Addr) uint16
 }
 
 // Rule is what events tell of a rule: its labels, the value that it wants logged,
@@ -42,6 +45,9 @@ type Config struct {
 	Names Names
 	// Keep is how many events are kept; 0 means 1024.
 	Keep int
+	// Record is told of every complete event, before it has an id; it must be
+	// fast. It may be nil.
+	Record func(*flow.Event)
 }
 
 // Hub passes events on. Make it with New. It is safe for concurrent use.
@@ -74,6 +80,9 @@ func (h *Hub) Receive(e flow.Event) {
 	if e.Type != flow.TypeAgent {
 		h.complete(&e)
 	}
+	if h.cfg.Record != nil {
+		h.cfg.Record(&e)
+	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.sequence++
@@ -97,6 +106,8 @@ func (h *Hub) Note(now time.Time, endpoint uint16, format string, args ...any) {
 func (h *Hub) complete(e *flow.Event) {
 	e.SourceLabels = h.cfg.Names.Labels(e.SourceIdentity)
 	e.DestLabels = h.cfg.Names.Labels(e.DestIdentity)
+	e.SourceEndpoint = h.endpoint(e.Source)
+	e.DestEndpoint = h.endpoint(e.Dest)
 	if e.Cookie != 0 {
 		r := h.cfg.Names.Rule(e.Cookie)
 		e.RuleLabels, e.RuleOrigin, e.Log = r.Labels, r.Origin, r.Log
@@ -104,6 +115,13 @@ func (h *Hub) complete(e *flow.Event) {
 	if e.Ifindex != 0 && e.IfName == "" {
 		e.IfName = h.cfg.Names.Interface(e.Ifindex)
 	}
+}
+
+func (h *Hub) endpoint(addr netip.AddrPort) uint16 {
+	if !addr.IsValid() {
+		return 0
+	}
+	return h.cfg.Names.Endpoint(addr.Addr())
 }
 
 // offer gives an event to a watcher that has room. The caller holds mu.

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/netip"
 	"testing"
 	"time"
 
@@ -25,6 +26,7 @@ func newHub(keep int) *observe.Hub {
 			return observe.Rule{Labels: []string{fmt.Sprint("rule=", cookie)}, Log: "audited", Origin: "p.json:1 (rule 1)"}
 		},
 		Interface: func(index int) string { return fmt.Sprint("lxc", index) },
+		Endpoint:  func(addr netip.Addr) uint16 { return uint16(addr.As4()[3]) },
 	}}, start)
 }
 
@@ -54,6 +56,24 @@ func TestAnEventLeavesWithItsNamesAndAnIDOfItsOwn(t *testing.T) {
 	}
 	if second, _ := w.Next(t.Context()); second.ID != "n1-10-2" {
 		t.Errorf("second id %s", second.ID)
+	}
+}
+
+func TestTheRecorderIsToldOfCompleteEvents(t *testing.T) {
+	var recorded []flow.Event
+	h := observe.New(observe.Config{Names: observe.Names{
+		Labels:    func(id identity.ID) []string { return []string{fmt.Sprint("id=", id)} },
+		Rule:      func(uint32) observe.Rule { return observe.Rule{Labels: []string{"rule"}} },
+		Interface: func(int) string { return "" },
+		Endpoint:  func(addr netip.Addr) uint16 { return uint16(addr.As4()[3]) },
+	}, Record: func(e *flow.Event) { recorded = append(recorded, *e) }}, start)
+	e := drop(9)
+	e.Source, e.Dest = netip.MustParseAddrPort("10.0.0.7:1"), netip.MustParseAddrPort("10.0.0.9:2")
+	h.Receive(e)
+	h.Receive(drop(9)) // without addresses
+	if len(recorded) != 2 || recorded[0].SourceEndpoint != 7 || recorded[0].DestEndpoint != 9 ||
+		recorded[0].RuleLabels[0] != "rule" || recorded[0].SourceLabels[0] != "id=300" || recorded[1].SourceEndpoint != 0 {
+		t.Errorf("recorded %+v", recorded)
 	}
 }
 

@@ -72,6 +72,14 @@ func NewWorld() *World {
 			return observe.Rule{Labels: []string{"unspec:name=l3-rule"}, Log: "closed", Origin: "l3-rule.json:1 (rule 1)"}
 		},
 		Interface: func(ifindex int) string { return fmt.Sprintf("lxc%05x", ifindex-100) },
+		Endpoint: func(addr netip.Addr) uint16 {
+			for _, e := range w.EndpointList {
+				if e.IPv4 == addr || e.IPv6 == addr {
+					return e.ID
+				}
+			}
+			return 0
+		},
 	}}, Start)
 	for i, id := range []uint16{11, 22, 33} {
 		w.addEndpoint(id, fmt.Sprintf("app%d", i+1))

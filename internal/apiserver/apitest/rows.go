@@ -145,6 +145,7 @@ func healthy() api.StatusResponse {
 		Cilium: ok("OK"), KVStore: ok("embedded etcd"), Datapath: ok("tcx"), Policy: ok("revision 1"),
 		ContainerRuntime: &api.Status{State: api.SeverityDisabled, Msg: "no Docker socket given"},
 		Forwarding:       &api.Status{State: api.SeverityWarning, Msg: "net.ipv4.ip_forward is off: addresses outside answer only with it"},
+		FlowLog:          ok("0.5 of 32 MiB, 1200 decisions since the start"),
 		IPAM: &api.IPAMStatus{
 			IPv4: []string{"10.15.0.11", "10.15.0.22", "10.15.0.33"}, IPv4Range: "10.15.0.0/16",
 			IPv6: []string{"f00d::a0f:0:0:b"}, IPv6Range: "f00d::a0f:0:0:0/96",
