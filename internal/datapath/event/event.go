@@ -142,7 +142,7 @@ func eventOf(raw *abi.Event, boot time.Time) flow.Event {
 		Proto: l4.Protocol(raw.Protocol), TCPFlags: flow.TCPFlags(raw.TCPFlags),
 		ICMPType: raw.ICMPType, ICMPCode: raw.ICMPCode,
 		Ifindex: int(raw.Ifindex),
-		Length: int(raw.Length), Hash: raw.Hash,
+		Length:  int(raw.Length), Hash: raw.Hash,
 		File: abi.SourceFiles[raw.File], Line: int(raw.Line), Cookie: raw.Cookie, Audit: raw.Audit != 0,
 		Capture: append([]byte(nil), raw.Capture[:min(int(raw.CaptureLen), len(raw.Capture))]...),
 	}
