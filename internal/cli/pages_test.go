@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -27,7 +28,7 @@ func TestCommandsOfThePageExist(t *testing.T) {
 	socket := filepath.Join(t.TempDir(), "none.sock")
 	for _, command := range page.Commands {
 		var out bytes.Buffer
-		args := append(strings.Fields(command)[1:], "--socket-path", socket)
+		args := slices.Concat(strings.Fields(command)[1:], []string{"--socket-path", socket})
 		cli.Run(t.Context(), args, cli.Streams{In: strings.NewReader(""), Out: &out, Err: &out})
 		if text := out.String(); strings.Contains(text, " --help'") || text == "" {
 			t.Errorf("%s: %s", command, text)

@@ -138,8 +138,8 @@ func messages(t *testing.T, file string) (all []message) {
 				constants[n.Names[0].Name] = literal(n.Values[0])
 			}
 		case *ast.CallExpr:
-			switch name := called(n); {
-			case name == "fail" || name == "failAt":
+			switch called(n) {
+			case "fail", "failAt":
 				for _, arg := range n.Args {
 					if text := literal(arg); strings.Contains(text, " ") || strings.HasPrefix(text, "%") {
 						add(n, text)
@@ -147,7 +147,7 @@ func messages(t *testing.T, file string) (all []message) {
 						add(n, constants[id.Name])
 					}
 				}
-			case name == "oneOf":
+			case "oneOf":
 				if words := literals(n.Args[2:]); len(words) > 0 {
 					add(n, "%q is not allowed; use one of: "+strings.Join(words, ", "))
 				}

@@ -39,10 +39,9 @@ func fail(t *testing.T, s *scenario, err error, k *datapathtest.Kernel) {
 // again returns the disagreement of a world, if it is still one of the same kind.
 func again(s *scenario, first *disagreement, k *datapathtest.Kernel) *disagreement {
 	w, err := newWorld(s)
-	if err != nil {
-		return nil
+	if err == nil {
+		err = w.compareCompiled(&census{})
 	}
-	err = w.compareCompiled(&census{})
 	if err == nil && k != nil {
 		err = compareKernel(k, []*world{w}, &census{})
 	}

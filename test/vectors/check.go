@@ -27,12 +27,12 @@ func (c *Case) check(text string) (Check, error) {
 		return Check{}, err
 	}
 	check := Check{Text: text, Question: q}
-	enforced, audited := words[3:], []string(nil)
+	enforced := words[3:]
 	if at := slices.Index(enforced, "audit"); at >= 0 {
-		enforced, audited = enforced[:at], enforced[at+1:]
-		if check.Want.Audit, err = c.verdict(audited); err != nil {
+		if check.Want.Audit, err = c.verdict(enforced[at+1:]); err != nil {
 			return check, err
 		}
+		enforced = enforced[:at]
 	}
 	check.Want.Verdict, err = c.verdict(enforced)
 	return check, err
