@@ -37,7 +37,7 @@ static __always_inline void trace_point(struct passage *way)
 static __always_inline void report_verdict(struct __sk_buff *skb, const struct packet *p,
 					   struct passage *way, verdict_t verdict)
 {
-	if (!way->decided)
+	if (!way->decided || hide_flows)
 		return;
 	way->report.type = EVENT_VERDICT;
 	way->report.verdict = verdict;
@@ -59,7 +59,7 @@ static __always_inline void forwarded(struct __sk_buff *skb, const struct packet
 {
 	count(skb, direction, 0);
 	report_verdict(skb, p, way, PASS);
-	if (!way->trace && !trace_packets)
+	if (hide_flows || (!way->trace && !trace_packets))
 		return;
 	trace_point(way);
 	way->report.type = EVENT_TRACE;

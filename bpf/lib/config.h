@@ -20,3 +20,6 @@ volatile const __u32 rule_mask = 1023;
 
 /* Report every packet, not only a flow's changes of state. */
 volatile const __u8 trace_packets;
+
+/* Report drops only. */
+volatile const __u8 hide_flows;

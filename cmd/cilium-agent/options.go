@@ -22,6 +22,7 @@ type options struct {
 	cfg                  agent.Config
 	ipv4Range, ipv6Range string
 	mode                 string
+	flowVisibility       bool
 	logFormat, logLevel  string
 }
 
@@ -57,6 +58,7 @@ func (o *options) registerSizes(f *pflag.FlagSet) {
 	f.Uint32Var(&d.PolicyEntries, "policy-map-max", 0, "entries that one policy may need; 0 for the default")
 	f.Uint32Var(&d.Rules, "rules-max", 0, "rules, a power of two, whose hits the kernel counts; 0 for the default")
 	f.Uint32Var(&d.Flows, "flows-max", 0, "flows that the kernel tracks; 0 for the default")
+	f.BoolVar(&o.flowVisibility, "flow-visibility", true, "report flows that open, are answered, are decided again or close, on which cilium policy simulate tries a policy, too; without, only drops are reported")
 	f.BoolVar(&d.TracePackets, "trace-packets", false, "report every packet, not only the changes of flows: costly")
 	f.BoolVar(&d.LegacyHooks, "legacy-hooks", false, "attach programs by clsact filters, as below kernel 6.6, where newer links exist too")
 }
@@ -83,6 +85,7 @@ func (o *options) config() (agent.Config, error) {
 	cfg.Network.IPv4Range, err4 = parseRange("ipv4-range", o.ipv4Range)
 	cfg.Network.IPv6Range, err6 = parseRange("ipv6-range", o.ipv6Range)
 	cfg.Policy.Mode = policy.Mode(o.mode)
+	cfg.Datapath.HideFlows = !o.flowVisibility
 	return cfg, errors.Join(err4, err6)
 }
 

@@ -39,6 +39,18 @@ func TestTheCommandLineWinsOverTheEnvironment(t *testing.T) {
 	}
 }
 
+func TestFlowsAreReportedUnlessTheyAreHidden(t *testing.T) {
+	for value, hidden := range map[string]bool{"true": false, "false": true} {
+		opts, err := parse(t, map[string]string{"CILIUM_FLOW_VISIBILITY": value})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if cfg, err := opts.config(); err != nil || cfg.Datapath.HideFlows != hidden {
+			t.Errorf("flow visibility %s: %+v, %v", value, cfg.Datapath, err)
+		}
+	}
+}
+
 func TestABadEnvironmentVariableIsNamed(t *testing.T) {
 	_, err := parse(t, map[string]string{"CILIUM_MTU": "big"})
 	if err == nil || !strings.Contains(err.Error(), "CILIUM_MTU") {

@@ -182,7 +182,7 @@ func (a *Agent) datapathConfig() datapath.Config {
 	d := a.cfg.Datapath
 	constants := prog.Constants{
 		GatewayIPv4: gateway(a.cfg.Network.IPv4Range), GatewayIPv6: gateway(a.cfg.Network.IPv6Range),
-		WorldIPv4: identity.WorldIPv4, WorldIPv6: identity.WorldIPv6, TracePackets: d.TracePackets,
+		WorldIPv4: identity.WorldIPv4, WorldIPv6: identity.WorldIPv6, TracePackets: d.TracePackets, HideFlows: d.HideFlows,
 	}
 	copy(constants.GatewayMAC[:], a.host.MAC)
 	return datapath.Config{

@@ -72,7 +72,7 @@ type StoreConfig struct {
 // DatapathConfig sizes the kernel's tables, in entries; 0 is the default.
 type DatapathConfig struct {
 	Endpoints, Addresses, Policies, PolicyEntries, Rules, Flows uint32
-	TracePackets                                                bool
+	TracePackets, HideFlows                                     bool
 	LegacyHooks                                                 bool
 }
 

@@ -162,6 +162,7 @@ func (n node) Configuration() *api.DaemonConfiguration {
 				"bpf-root":        c.BPFRoot,
 				"docker":          c.Docker,
 				"flow-log-max":    text(c.FlowLogMax),
+				"flow-visibility": strconv.FormatBool(!c.Datapath.HideFlows),
 				"ipv4-range":      prefixText(c.Network.IPv4Range),
 				"ipv6-range":      prefixText(c.Network.IPv6Range),
 				"labels":          strings.Join(c.Policy.LabelFilters, ","),

@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"cilium.local/cilium/internal/datapath/prog"
 	"cilium.local/cilium/internal/flow"
 	"cilium.local/cilium/internal/l4"
 	"cilium.local/cilium/internal/policy"
@@ -59,6 +60,23 @@ func TestDeniedPacketReportsWhoWhyAndWhere(t *testing.T) {
 		}
 		if time.Since(e.Time).Abs() > time.Minute {
 			t.Errorf("event time %s", e.Time)
+		}
+	})
+}
+
+// TestHiddenFlowsReportTheirDropsOnly opens a flow, which is not reported, before
+// one that is denied, which is: of two events the drop would be the fourth.
+func TestHiddenFlowsReportTheirDropsOnly(t *testing.T) {
+	eachFamily(t, func(t *testing.T, f family) {
+		n := pair(t, f, func(c *prog.Constants) { c.HideFlows = true })
+		n.policy(app2Policy, only(app1ID, l4.Port{Protocol: l4.TCP, Number: 80}))
+		all := n.events(1, func() {
+			action, _ := n.send(frame{src: f.app1, dst: f.app2}.tcp(t, 40000, 80, "S"))
+			wantPass(t, "allowed", action)
+			n.send(frame{src: f.app1, dst: f.app2}.tcp(t, 40000, 81, "S"))
+		})
+		if all[0].Type != flow.TypeDrop || all[0].Reason != flow.DropPolicy {
+			t.Errorf("first event %+v, want the drop", all[0])
 		}
 	})
 }

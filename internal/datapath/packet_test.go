@@ -57,8 +57,8 @@ func only(peer identity.ID, port l4.Port) compile.Entries {
 
 // pair has app1 behind loopback, whose packets the test sends and receives, and
 // app2 elsewhere on the node.
-func pair(t testing.TB, f family) *node {
-	n := newNode(t)
+func pair(t testing.TB, f family, change ...func(*prog.Constants)) *node {
+	n := newNode(t, change...)
 	n.endpoint(1, loopback, app1ID, app1Policy, f.app1)
 	n.endpoint(2, app2Ifindex, app2ID, app2Policy, f.app2)
 	n.address(f.host+hostBits(f), identity.Host)
@@ -288,7 +288,7 @@ func TestEveryConstantCombinationLoads(t *testing.T) {
 	for _, trace := range []bool{false, true} {
 		for _, f := range []string{"dual", "IPv4", "IPv6"} {
 			newNode(t, func(c *prog.Constants) {
-				c.TracePackets = trace
+				c.TracePackets, c.HideFlows = trace, trace
 				if f == "IPv4" {
 					c.GatewayIPv6, c.WorldIPv4, c.WorldIPv6 = gateway6.Prev().Next(), identity.World, identity.World
 				}

@@ -37,6 +37,7 @@ type Constants struct {
 	WorldIPv4    identity.ID
 	WorldIPv6    identity.ID
 	TracePackets bool // report every packet, not only a flow's changes of state
+	HideFlows    bool // report drops only
 }
 
 // Sizes are the capacities of the maps, in entries unless said otherwise. Bytes
@@ -160,6 +161,7 @@ func setConstants(spec *ebpf.CollectionSpec, c Constants) error {
 		"world_ipv4_identity": uint32(c.WorldIPv4),
 		"world_ipv6_identity": uint32(c.WorldIPv6),
 		"trace_packets":       c.TracePackets,
+		"hide_flows":          c.HideFlows,
 	}
 	for name, value := range values {
 		if err := setConstant(spec, name, value); err != nil {
