@@ -275,9 +275,8 @@ func (a *Agent) openEndpoints(context.Context) error {
 }
 
 func (a *Agent) openAPI(context.Context) error {
-	a.hub = observe.New(observe.Config{Node: a.cfg.NodeName, Names: observe.Names{
-		Labels: a.labelsOf, Rule: a.rules.describe, Interface: newInterfaceNames().name, Endpoint: a.endpointAt,
-	}, Record: a.recordFlow}, a.started)
+	known := &names{identities: a.identities, rule: a.rules.rule, endpoint: a.endpointAt}
+	a.hub = observe.New(observe.Config{Node: a.cfg.NodeName, Names: known.resolvers(), Record: a.recordFlow}, a.started)
 	a.api = apiserver.New(apiserver.Agent{
 		Node: node{a}, Endpoints: a.endpoints, Identities: a.identities, Addresses: a.book,
 		Policy: policyAPI{a.rules, a}, Events: a.hub, Tables: tables{a}, Store: storeAPI{a.store},

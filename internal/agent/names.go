@@ -4,26 +4,76 @@ package agent
 
 import (
 	"net"
-	"sync"
+	"net/netip"
 
 	"cilium.local/cilium/internal/identity"
+	"cilium.local/cilium/internal/label"
 	"cilium.local/cilium/internal/metrics"
 	"cilium.local/cilium/internal/observe"
 	"cilium.local/cilium/internal/policy"
 )
 
-// labelsOf resolves an identity for events.
-func (a *Agent) labelsOf(id identity.ID) []string {
-	if found, ok := a.identities.Lookup(id); ok {
-		return found.Labels.Strings()
+// names resolves the numbers of events, and remembers the texts.
+type names struct {
+	identities interface {
+		Lookup(identity.ID) (identity.Identity, bool)
 	}
-	return nil
+	rule     func(cookie uint32) *policy.Rule
+	endpoint func(netip.Addr) uint16
+
+	labels     memo[*label.Label, []string] // by the set's first label: sets do not change
+	rules      memo[*policy.Rule, observe.Rule]
+	interfaces memo[int, string]
 }
+
+// resolvers are what the hub asks.
+func (n *names) resolvers() observe.Names {
+	return observe.Names{Labels: n.labelsOf, Rule: n.describe, Interface: n.interfaceName, Endpoint: n.endpoint}
+}
+
+func (n *names) labelsOf(id identity.ID) []string {
+	found, ok := n.identities.Lookup(id)
+	if !ok || len(found.Labels) == 0 {
+		return nil
+	}
+	return n.labels.get(&found.Labels[0], func(*label.Label) ([]string, bool) { return found.Labels.Strings(), true })
+}
+
+// describe tells events of the rule with the cookie.
+func (n *names) describe(cookie uint32) observe.Rule {
+	r := n.rule(cookie)
+	if r == nil {
+		return observe.Rule{}
+	}
+	return n.rules.get(r, func(r *policy.Rule) (observe.Rule, bool) {
+		named := observe.Rule{Labels: labelsOrName(r), Origin: r.Origin.String()}
+		if r.Log != nil {
+			named.Log = r.Log.Value
+		}
+		return named, true
+	})
+}
+
+// interfaceName returns the name of a device by index. The kernel does not use an
+// index again soon, so a name stays right for as long as events about the device
+// come.
+func (n *names) interfaceName(index int) string {
+	return n.interfaces.get(index, func(index int) (string, bool) {
+		device, err := net.InterfaceByIndex(index)
+		if err != nil {
+			return "", false
+		}
+		return device.Name, true
+	})
+}
+
+// rule returns the rule with the cookie, or nil.
+func (b *ruleBook) rule(cookie uint32) *policy.Rule { return b.repository().Rule(cookie) }
 
 // labelsOf returns the labels of the rule with the cookie, for tables: its name
 // when it has none.
 func (b *ruleBook) labelsOf(cookie uint32) []string {
-	r := b.repository().Rule(cookie)
+	r := b.rule(cookie)
 	if r == nil {
 		return nil
 	}
@@ -35,49 +85,6 @@ func labelsOrName(r *policy.Rule) []string {
 		return labels.Strings()
 	}
 	return []string{r.Name()}
-}
-
-// describe tells events of the rule with the cookie.
-func (b *ruleBook) describe(cookie uint32) observe.Rule {
-	r := b.repository().Rule(cookie)
-	if r == nil {
-		return observe.Rule{}
-	}
-	named := observe.Rule{Labels: labelsOrName(r), Origin: r.Origin.String()}
-	if r.Log != nil {
-		named.Log = r.Log.Value
-	}
-	return named
-}
-
-// interfaceNames remembers the names of devices by index. The kernel does not
-// use an index again soon, so a name stays right for as long as events about the
-// device come.
-type interfaceNames struct {
-	mu    sync.Mutex
-	known map[int]string
-}
-
-// maxInterfaceNames bounds the memory; beyond it the names are asked for again.
-const maxInterfaceNames = 4096
-
-func newInterfaceNames() *interfaceNames { return &interfaceNames{known: map[int]string{}} }
-
-func (n *interfaceNames) name(index int) string {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	if name, ok := n.known[index]; ok {
-		return name
-	}
-	device, err := net.InterfaceByIndex(index)
-	if err != nil {
-		return ""
-	}
-	if len(n.known) >= maxInterfaceNames {
-		clear(n.known)
-	}
-	n.known[index] = device.Name
-	return device.Name
 }
 
 // packets turns the kernel's counters into those of metrics.

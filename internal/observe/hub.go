@@ -14,6 +14,7 @@ import (
 	"fmt"
 	"net/netip"
 	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -86,17 +87,23 @@ func (h *Hub) Receive(e flow.Event) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.sequence++
-	e.ID = h.prefix + strconv.FormatUint(h.sequence, 10)
-	h.kept.add(e)
+	h.kept.add(numbered{h.sequence, e})
 	if e.Type == flow.TypeDrop && e.Reason.IsPolicy() {
-		h.denials.add(e)
+		h.denials.add(numbered{h.sequence, e})
 	}
 	for w := range h.watchers {
-		if w.filter.Match(&e) {
-			h.offer(w, e)
+		if !w.filter.Match(&e) {
+			continue
 		}
+		if e.ID == "" {
+			e.ID = h.id(h.sequence)
+		}
+		h.offer(w, e)
 	}
 }
+
+// id names an event. Most are never looked at, so it is made when one is.
+func (h *Hub) id(sequence uint64) string { return h.prefix + strconv.FormatUint(sequence, 10) }
 
 // Note hands an event of the agent itself to the watchers.
 func (h *Hub) Note(now time.Time, endpoint uint16, format string, args ...any) {
@@ -138,35 +145,47 @@ func (h *Hub) offer(w *Watcher, e flow.Event) {
 func (h *Hub) Recent(filter flow.Filter, n int) []flow.Event {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	return h.kept.newest(n, filter.Match)
+	return h.named(h.kept.newest(n, func(e *numbered) bool { return filter.Match(&e.event) }))
 }
 
 // Find returns the event with an id, as long as it is remembered.
 func (h *Hub) Find(id string) (flow.Event, bool) {
-	return h.first(func(e *flow.Event) bool { return e.ID == id })
+	number, ours := strings.CutPrefix(id, h.prefix)
+	sequence, err := strconv.ParseUint(number, 10, 64)
+	if !ours || err != nil {
+		return flow.Event{}, false
+	}
+	match := func(e *numbered) bool { return e.sequence == sequence }
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	found := h.kept.newest(1, match)
+	if len(found) == 0 {
+		found = h.denials.newest(1, match)
+	}
+	return h.one(found)
 }
 
 // LastDenial returns the newest packet that policy dropped and that match picks.
 func (h *Hub) LastDenial(match func(*flow.Event) bool) (flow.Event, bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	return one(h.denials.newest(1, match))
+	return h.one(h.denials.newest(1, func(e *numbered) bool { return match(&e.event) }))
 }
 
-func (h *Hub) first(match func(*flow.Event) bool) (flow.Event, bool) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	if e, ok := one(h.kept.newest(1, match)); ok {
-		return e, true
-	}
-	return one(h.denials.newest(1, match))
-}
-
-func one(events []flow.Event) (flow.Event, bool) {
-	if len(events) == 0 {
+func (h *Hub) one(found []numbered) (flow.Event, bool) {
+	if len(found) == 0 {
 		return flow.Event{}, false
 	}
-	return events[0], true
+	return h.named(found)[0], true
+}
+
+func (h *Hub) named(found []numbered) []flow.Event {
+	events := make([]flow.Event, len(found))
+	for i := range found {
+		events[i] = found[i].event
+		events[i].ID = h.id(found[i].sequence)
+	}
+	return events
 }
 
 // Lost returns how many events watchers missed because they were slow.

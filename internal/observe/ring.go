@@ -8,14 +8,21 @@ import (
 	"cilium.local/cilium/internal/flow"
 )
 
+// numbered is an event by its place in the sequence, from which its id is made
+// when somebody asks.
+type numbered struct {
+	sequence uint64
+	event    flow.Event
+}
+
 // ring remembers the newest events.
 type ring struct {
 	limit  int
-	events []flow.Event
+	events []numbered
 	oldest int // once it is full
 }
 
-func (r *ring) add(e flow.Event) {
+func (r *ring) add(e numbered) {
 	if len(r.events) < r.limit {
 		r.events = append(r.events, e)
 		return
@@ -25,8 +32,8 @@ func (r *ring) add(e flow.Event) {
 }
 
 // newest returns the newest events that match picks, at most n, oldest first.
-func (r *ring) newest(n int, match func(*flow.Event) bool) []flow.Event {
-	var picked []flow.Event
+func (r *ring) newest(n int, match func(*numbered) bool) []numbered {
+	var picked []numbered
 	for i := len(r.events) - 1; i >= 0 && len(picked) < n; i-- {
 		if e := &r.events[(r.oldest+i)%len(r.events)]; match(e) {
 			picked = append(picked, *e)
