@@ -58,6 +58,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	}
 	spawn("events", a.followEvents)
 	spawn("flow table", a.collectFlows)
+	spawn("attachments", func(ctx context.Context) error { a.dp.Settle(ctx, a.log); return nil })
 	if a.cfg.Metrics != "" {
 		spawn("metrics", a.serveMetrics)
 	}

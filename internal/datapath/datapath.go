@@ -42,6 +42,8 @@ type Device struct {
 type Datapath struct {
 	loaded     *prog.Loaded
 	attacher   *attach.Attacher
+	quick      *attach.Attacher
+	settler    *settler
 	generation *bpfmap.Generation
 	policies   *bpfmap.Policies
 	flows      *bpfmap.Flows
@@ -58,6 +60,8 @@ func Open(cfg Config, log *slog.Logger) (*Datapath, error) {
 	return &Datapath{
 		loaded:     loaded,
 		attacher:   attach.New(cfg.PinDir, cfg.LegacyHooks),
+		quick:      attach.New(cfg.PinDir, true),
+		settler:    newSettler(),
 		generation: generation,
 		policies:   bpfmap.NewPolicies(loaded.Maps.Policies, loaded.Maps.PolicySpec, generation),
 		flows:      bpfmap.NewFlows(loaded.Maps.Flows),
@@ -71,8 +75,22 @@ func (d *Datapath) Close() {
 }
 
 // Attach puts the programs on both directions of a workload's device, or updates
-// those that an earlier agent put there, without a gap.
+// those that an earlier agent put there, without a gap. A device without programs
+// gets filters, which takes half a millisecond; see Settle for the rest.
 func (d *Datapath) Attach(dev Device) error {
+	if d.attacher.Form() == attach.TCX {
+		if adopted, _ := d.attacher.Adopt(dev.Index, dev.Name, d.loaded.FromWorkload, d.loaded.ToWorkload); adopted {
+			return nil
+		}
+		if d.quick.Attach(dev.Index, dev.Name, d.loaded.FromWorkload, d.loaded.ToWorkload) == nil {
+			d.settler.add(dev)
+			return nil
+		}
+	}
+	return d.attachLinks(dev)
+}
+
+func (d *Datapath) attachLinks(dev Device) error {
 	if err := d.attacher.Attach(dev.Index, dev.Name, d.loaded.FromWorkload, d.loaded.ToWorkload); err != nil {
 		return fmt.Errorf("attach to %s: %w", dev.Name, err)
 	}
@@ -81,6 +99,9 @@ func (d *Datapath) Attach(dev Device) error {
 
 // Detach removes the programs from a device; a device that is gone is no error.
 func (d *Datapath) Detach(dev Device) error {
+	d.settler.busy.Lock()
+	defer d.settler.busy.Unlock()
+	d.settler.remove(dev)
 	if err := d.attacher.Detach(dev.Index, dev.Name); err != nil {
 		return fmt.Errorf("detach from %s: %w", dev.Name, err)
 	}

@@ -125,7 +125,7 @@ func (l *live) connect(id uint16, name string, who identity.ID) {
 		must(t, l.Endpoints().Update(ip, row))
 	}
 	must(t, device.InNamespace(l.home, func() error {
-		if err := l.Attach(Device{Index: index, Name: device.HostName(id)}); err != nil {
+		if err := l.attachLinks(Device{Index: index, Name: device.HostName(id)}); err != nil {
 			return err
 		}
 		return device.MoveAndConfigure(device.PeerName(id), l.workload[name], device.Interface{

@@ -6,7 +6,8 @@
 // There are two forms. From Linux 6.6 programs are held by tcx links, which are
 // pinned, so that they stay when the agent ends and the next one updates them.
 // Before, they are clsact filters with a fixed priority and handle, which the
-// kernel keeps by itself. In both forms a program is replaced in place: at no
+// kernel keeps by itself. A filter is there in half a millisecond, a link after a
+// grace period. In both forms a program is replaced in place: at no
 // time does a packet pass without one. Changing the form puts the new one in
 // place before the old one goes; while both are there, tcx decides.
 package attach
@@ -112,6 +113,18 @@ func (a *Attacher) Attach(ifindex int, ifname string, ingress, egress *ebpf.Prog
 		return removeQdisc(ifindex, ifname)
 	}
 	return nil
+}
+
+// Adopt updates the programs of a device that has both pinned links of an earlier
+// call or agent, and says whether it has. If not, or on an error, Attach is to
+// follow.
+func (a *Attacher) Adopt(ifindex int, ifname string, ingress, egress *ebpf.Program) (bool, error) {
+	for d, program := range map[Direction]*ebpf.Program{Ingress: ingress, Egress: egress} {
+		if adopted, err := adoptLink(a.pin(ifname, d), ifindex, d, program); err != nil || !adopted {
+			return false, err
+		}
+	}
+	return true, nil
 }
 
 // result is the outcome of one direction; fresh says that it had no program of
