@@ -28,13 +28,17 @@ FORMAT_C   ?= clang-format-19
 # vmlinux.h is the kernel's own text, so it is neither formatted nor warned about.
 BPF_SOURCES := $(wildcard bpf/*.c)
 BPF_HEADERS := $(shell find bpf -name '*.h' 2>/dev/null)
-BPF_FORMAT  := $(shell find bpf -name '*.[ch]' ! -name 'vmlinux*.h' 2>/dev/null)
+BPF_FORMAT  := $(shell find bpf test/bench -name '*.[ch]' ! -name 'vmlinux*.h' 2>/dev/null)
 OBJECT_DIR  := internal/datapath/prog/objects
 BPF_OBJECTS := $(patsubst bpf/%.c,$(OBJECT_DIR)/%.o,$(BPF_SOURCES))
 BPF_CFLAGS  := -O2 -g -std=gnu11 -target bpf -mcpu=v3 \
 	-Wall -Werror -Wno-missing-declarations \
 	-ffile-prefix-map=$(CURDIR)/= -fdebug-compilation-dir=. \
 	-Ibpf -isystem bpf/include -isystem /usr/include/$(shell uname -m)-linux-gnu
+
+# The benchmarks' own BPF program, which the agent does not embed.
+BENCH_SOURCE := test/bench/kernel/bpf/driver.c
+BENCH_OBJECT := test/bench/kernel/objects/driver.o
 
 GENABI = $(GO) run -C tools ./genabi -object $(CURDIR)/$(OBJECT_DIR)/endpoint.o -headers $(CURDIR)/bpf/lib
 
@@ -67,6 +71,12 @@ $(OBJECT_DIR)/%.o: bpf/%.c $(BPF_HEADERS) Makefile
 	$(LLVM_STRIP) -g build/bpf/$(@F)
 	@mv build/bpf/$(@F) $@
 
+$(BENCH_OBJECT): $(BENCH_SOURCE) Makefile
+	@mkdir -p build/bpf
+	$(CLANG) $(BPF_CFLAGS) -c $< -o build/bpf/$(@F)
+	$(LLVM_STRIP) -g build/bpf/$(@F)
+	@mv build/bpf/$(@F) $@
+
 .PHONY: generate
 generate: gen ## Write the committed generated Go files again, from the C headers
 	$(GENABI) -abi $(CURDIR)/internal/datapath/abi -flow $(CURDIR)/internal/flow
@@ -95,7 +105,7 @@ uninstall: ## Remove what install put there; state and kernel objects stay (see:
 
 .PHONY: clean
 clean: ## Remove everything that was built
-	rm -rf build $(OBJECT_DIR)/*.o
+	rm -rf build $(OBJECT_DIR)/*.o $(BENCH_OBJECT)
 
 ##@ Check
 
@@ -171,10 +181,20 @@ demo: ## The Docker demo on a private node: installs, builds, shows, checks, cle
 	$(GO) build -o build/test/demo ./test/demo
 	CILIUM_BIN_DIR=$(BIN) build/test/demo
 
+# BENCH_OUT=FILE keeps the figures as JSON, BENCH_DOC=FILE writes the tables into a
+# document, such as docs/performance.md.
 .PHONY: bench
-bench: ## Measure import-to-enforcement, CNI ADD, packets, memory and compiling on a private node (root)
-	tools/setup build docker
-	$(MAKE) --no-print-directory build
-	$(GO) build -o build/test/bench ./test/bench
+bench: bench-program ## Measure traffic, packets, control plane, memory and compiling on private nodes (root, 15 minutes)
 	CILIUM_BIN_DIR=$(BIN) build/test/bench
 	$(GO) test -run '^$$' -bench . ./internal/policy/compile
+
+.PHONY: bench-quick
+bench-quick: bench-program ## Measure a part of what bench measures, in under 3 minutes (root)
+	CILIUM_BIN_DIR=$(BIN) build/test/bench -quick
+
+# Started directly for the same reason as the demo.
+.PHONY: bench-program
+bench-program:
+	tools/setup build bench
+	$(MAKE) --no-print-directory build $(BENCH_OBJECT)
+	$(GO) build -o build/test/bench ./test/bench

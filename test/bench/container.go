@@ -5,119 +5,100 @@ package main
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"fmt"
-	"net"
 	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strconv"
 	"strings"
-	"time"
 
-	"cilium.local/cilium/internal/datapath/device"
 	"cilium.local/cilium/test/lab"
 )
 
-// containers measures CNI ADD as a runtime sees it: the whole run of the plugin.
-// The baseline makes a plain veth pair with the same addresses and routes, from
-// within this process.
-func (b *bench) containers(ctx context.Context) error {
-	var took, baseline []time.Duration
-	for i := range rounds {
-		ns, err := lab.NewNamespace(fmt.Sprintf("cni%d", i))
-		if err != nil {
-			return err
-		}
-		d, err := b.add(ctx, ns, i)
-		if err == nil {
-			took = append(took, d)
-			d, err = b.plain(uint16(40000 + i))
-			baseline = append(baseline, d)
-		}
+// container is a network namespace that the CNI plugin has connected, as a
+// runtime would have it do.
+type container struct {
+	*lab.Namespace
+	id   string
+	node *lab.Node
+}
+
+// addContainer makes a namespace and runs the plugin's ADD. Labels are key=value.
+func addContainer(ctx context.Context, node *lab.Node, id string, labels ...string) (*container, error) {
+	ns, err := lab.NewNamespace(id)
+	if err != nil {
+		return nil, err
+	}
+	c := &container{Namespace: ns, id: id, node: node}
+	if err := c.add(ctx, labels...); err != nil {
 		ns.Close()
-		if err != nil {
-			return err
-		}
+		return nil, err
 	}
-	b.row("CNI ADD, one after the other", took, baseline, 100*time.Millisecond)
-	return nil
+	return c, nil
 }
 
-func (b *bench) add(ctx context.Context, ns *lab.Namespace, i int) (time.Duration, error) {
-	id := fmt.Sprintf("bench-%d", i)
-	start := time.Now()
-	if err := b.plugin(ctx, "ADD", id, ns.Path()); err != nil {
-		return 0, err
-	}
-	took := time.Since(start)
-	return took, b.plugin(ctx, "DEL", id, ns.Path())
-}
-
-func (b *bench) plugin(ctx context.Context, command, id, netns string) error {
-	dir, err := lab.Build()
+func (c *container) add(ctx context.Context, labels ...string) error {
+	out, err := plugin(ctx, c.node, "ADD", c.id, c.Path(), labels)
 	if err != nil {
 		return err
 	}
-	conf := fmt.Sprintf(`{"cniVersion": "1.0.0", "name": "cilium", "type": "cilium-cni", "agent-socket": %q,
-		"args": {"cni": {"labels": [{"key": "role", "value": "bench"}]}}}`, b.Socket)
+	var result struct {
+		IPs []struct{ Address netip.Prefix }
+	}
+	if err := json.Unmarshal(out, &result); err != nil {
+		return fmt.Errorf("CNI ADD: read the result: %w: %s", err, out)
+	}
+	for _, ip := range result.IPs {
+		if ip.Address.Addr().Is4() {
+			c.IPv4 = ip.Address.Addr()
+		} else {
+			c.IPv6 = ip.Address.Addr()
+		}
+	}
+	return nil
+}
+
+// remove runs the plugin's DEL and ends the namespace.
+func (c *container) remove(ctx context.Context) error {
+	defer c.Close()
+	_, err := plugin(ctx, c.node, "DEL", c.id, c.Path(), nil)
+	return err
+}
+
+// plugin runs the CNI plugin in the machine's own namespaces, as a runtime does:
+// all it needs of the node is the agent's socket.
+func plugin(ctx context.Context, node *lab.Node, command, id, netns string, labels []string) ([]byte, error) {
+	type pair struct {
+		Key   string `json:"key"`
+		Value string `json:"value"`
+	}
+	pairs := []pair{}
+	for _, l := range labels {
+		key, value, _ := strings.Cut(l, "=")
+		pairs = append(pairs, pair{key, value})
+	}
+	conf, err := json.Marshal(map[string]any{
+		"cniVersion": "1.0.0", "name": "cilium", "type": "cilium-cni", "agent-socket": node.Socket,
+		"queue-dir": filepath.Join(node.StateDir, "deletions"),
+		"args":      map[string]any{"cni": map[string]any{"labels": pairs}},
+	})
+	if err != nil {
+		return nil, err
+	}
+	dir, err := lab.Build()
+	if err != nil {
+		return nil, err
+	}
 	cmd := exec.CommandContext(ctx, filepath.Join(dir, "cilium-cni"))
 	cmd.Env = append(os.Environ(), "CNI_COMMAND="+command, "CNI_CONTAINERID="+id, "CNI_NETNS="+netns,
 		"CNI_IFNAME=eth0", "CNI_PATH="+dir)
-	cmd.Stdin = bytes.NewBufferString(conf)
-	if out, err := cmd.CombinedOutput(); err != nil {
-		return fmt.Errorf("CNI %s: %w: %s", command, err, out)
-	}
-	return nil
-}
-
-// plain is what any plugin has to do at least.
-func (b *bench) plain(id uint16) (time.Duration, error) {
-	ns, err := lab.NewNamespace("plain")
+	cmd.Stdin = bytes.NewReader(conf)
+	var stderr bytes.Buffer
+	cmd.Stderr = &stderr
+	out, err := cmd.Output()
 	if err != nil {
-		return 0, err
+		return nil, fmt.Errorf("CNI %s of %s: %w: %s%s", command, id, err, out, &stderr)
 	}
-	defer ns.Close()
-	mac := device.RandomMAC()
-	spec := device.PairSpec{
-		Endpoint: id, HostName: device.HostName(id), PeerName: device.PeerName(id),
-		HostMAC: net.HardwareAddr{2, 0, 0, 0, 0, 9}, PeerMAC: mac, MTU: 1500, IPv6: true, PeerNetns: ns.Path(),
-	}
-	iface := device.Interface{
-		Name: "eth0", MAC: mac, MTU: 1500,
-		IPv4: netip.MustParseAddr("10.15.255.250"), GatewayIPv4: netip.MustParseAddr("10.15.0.1"),
-		IPv6: netip.MustParseAddr("f00d::a0f:0:ffff:250"), GatewayIPv6: netip.MustParseAddr("f00d::a0f:0:0:1"),
-	}
-	start := time.Now()
-	err = b.Do(func() error {
-		if _, _, err := device.CreatePair(spec); err != nil {
-			return err
-		}
-		return device.MoveAndConfigure(spec.PeerName, ns.Path(), iface)
-	})
-	if err != nil {
-		return 0, err
-	}
-	took := time.Since(start)
-	return took, b.Do(func() error { return device.Delete(spec.HostName) })
-}
-
-// memory prints the agent's resident memory after all that.
-func (b *bench) memory(agent *lab.Agent) error {
-	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", agent.Pid))
-	if err != nil {
-		return err
-	}
-	_, rest, found := strings.Cut(string(text), "VmRSS:")
-	if !found {
-		return fmt.Errorf("no VmRSS of process %d", agent.Pid)
-	}
-	kilobytes, err := strconv.Atoi(strings.Fields(rest)[0])
-	if err != nil {
-		return err
-	}
-	const goal = 150
-	megabytes := float64(kilobytes) / 1024
-	fmt.Printf("agent with embedded store, resident memory: %.1f MB (goal: below %d MB, met: %v)\n", megabytes, goal, megabytes < goal)
-	return nil
+	return out, nil
 }

@@ -3,166 +3,271 @@
 package main
 
 import (
-	"bytes"
 	"context"
+	"encoding/binary"
+	"errors"
 	"fmt"
-	"io"
 	"net"
-	"net/http"
 	"net/netip"
+	"sync"
 	"time"
 
+	"cilium.local/cilium/test/bench/stats"
 	"cilium.local/cilium/test/lab"
 )
 
-// endpoints is how many workloads the imported rule selects.
-const endpoints = 10
-
-// rule allows one peer to the workloads; without it they are closed to it.
+// The rules of the measurement. The first closes all servers, by allowing
+// somebody who does not exist; the second lets the client in.
 const (
-	closed = `[{"labels": ["name=bench"], "endpointSelector": {"matchLabels": {"role": "server"}},
+	closing = `[{"labels": ["name=bench"], "endpointSelector": {"matchLabels": {"role": "server"}},
 		"ingress": [{"fromEndpoints": [{"matchLabels": {"role": "nobody"}}]}]}]`
-	open = `[{"labels": ["name=bench"], "endpointSelector": {"matchLabels": {"role": "server"}},
+	opening = `[{"labels": ["name=bench"], "endpointSelector": {"matchLabels": {"role": "server"}},
 		"ingress": [{"fromEndpoints": [{"matchLabels": {"role": "client"}}]}]}]`
 )
 
-// imports measures from the start of the API call until the first packet that
-// the new rule lets through has come back. The baseline is an API call that
-// changes nothing.
-func (b *bench) imports(ctx context.Context) error {
-	client, err := b.Workload(ctx, "client", "container:role=client")
+// pause sets an import apart from the one before: one that follows at once waits
+// for the kernel's grace period in between, some ten milliseconds.
+const pause = 40 * time.Millisecond
+
+// imports measures from the beginning of an API call until packets feel the rule,
+// at the first, the middle and the last of the servers: the first rule, which
+// switches enforcement on, until the first packet of each that gets no answer any
+// more; the next, until the first that gets one.
+func (b *bench) imports(ctx context.Context, node *lab.Node, client *container, servers []*container, goal float64) error {
+	name := fmt.Sprintf("policy import until enforced, %d endpoints", len(servers))
+	b.progress("%s, %d times", name, b.size.imports)
+	probes, err := startProbes(ctx, client, servers)
 	if err != nil {
 		return err
 	}
-	var servers []*lab.Workload
-	for i := range endpoints {
-		w, err := b.Workload(ctx, fmt.Sprintf("server%d", i), "container:role=server", fmt.Sprintf("container:n=%d", i))
+	defer probes.close()
+	api := httpClient(node)
+	defer api.CloseIdleConnections()
+	var first, later []time.Duration
+	for range b.size.imports {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		if err := removeRules(ctx, api); err != nil {
+			return err
+		}
+		if err := probes.await(true); err != nil {
+			return fmt.Errorf("without rules: %w", err)
+		}
+		time.Sleep(pause)
+		d, err := probes.until(false, func() error { return post(ctx, api, closing) })
 		if err != nil {
-			return err
+			return fmt.Errorf("the first rule: %w", err)
 		}
-		servers = append(servers, w)
+		first = append(first, d)
+		time.Sleep(pause)
+		if d, err = probes.until(true, func() error { return post(ctx, api, opening) }); err != nil {
+			return fmt.Errorf("the second rule: %w", err)
+		}
+		later = append(later, d)
+		time.Sleep(pause)
 	}
-	last := servers[len(servers)-1]
-	echo, err := last.ServeUDP(netip.AddrPortFrom(last.IPv4, 9000))
-	if err != nil {
-		return err
-	}
-	defer echo.Close()
-	conn, err := client.DialUDP(ctx, echo.Addr)
-	if err != nil {
-		return err
-	}
-	defer conn.Close()
-
-	api := b.http()
-	var took, baseline []time.Duration
-	for range rounds {
-		if err := put(ctx, api, closed); err != nil {
-			return err
-		}
-		drain(conn)
-		stop := knock(conn)
-		start := time.Now()
-		if err := put(ctx, api, open); err != nil {
-			close(stop)
-			return err
-		}
-		err := answered(conn)
-		took = append(took, time.Since(start))
-		close(stop)
-		if err != nil {
-			return fmt.Errorf("the rule did not take effect: %w", err)
-		}
-		start = time.Now()
-		if err := get(ctx, api, "/v1/healthz"); err != nil {
-			return err
-		}
-		baseline = append(baseline, time.Since(start))
-	}
-	b.row(fmt.Sprintf("policy import to first allowed packet, 1 rule, %d endpoints", endpoints), took, baseline, 20*time.Millisecond)
-	return nil
+	b.quantiles(name+", first rule", first, stats.Goal{}, stats.AtMost(goal))
+	b.quantiles(name+", later rule", later, stats.Goal{}, stats.AtMost(goal))
+	return removeRules(ctx, api)
 }
 
-// http is a client of the agent's API.
-func (b *bench) http() *http.Client {
-	return &http.Client{Transport: &http.Transport{
-		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-			return (&net.Dialer{}).DialContext(ctx, "unix", b.Socket)
-		},
-	}}
+// probeEvery is the time between two datagrams of a probe, and so how exactly a
+// change is seen.
+const probeEvery = 200 * time.Microsecond
+
+// probe sends numbered datagrams to a server that echoes them, and remembers when
+// each was sent and when it came back.
+type probe struct {
+	conn net.Conn
+	echo *lab.Server
+
+	mu       sync.Mutex
+	base     int // number of the first
+	sent     []time.Time
+	answered []time.Time // zero for not
 }
 
-func put(ctx context.Context, api *http.Client, rules string) error {
-	return call(ctx, api, http.MethodPut, "/v1/policy?replace=true", rules)
+type probes struct {
+	all  []*probe
+	stop chan struct{}
+	done sync.WaitGroup
 }
 
-func get(ctx context.Context, api *http.Client, path string) error {
-	return call(ctx, api, http.MethodGet, path, "")
-}
-
-func call(ctx context.Context, api *http.Client, method, path, body string) error {
-	request, err := http.NewRequestWithContext(ctx, method, "http://agent"+path, bytes.NewBufferString(body))
-	if err != nil {
-		return err
-	}
-	request.Header.Set("Content-Type", "application/json")
-	response, err := api.Do(request)
-	if err != nil {
-		return err
-	}
-	defer response.Body.Close()
-	text, err := io.ReadAll(response.Body)
-	if err != nil {
-		return err
-	}
-	if response.StatusCode != http.StatusOK {
-		return fmt.Errorf("%s %s: %s: %s", method, path, response.Status, text)
-	}
-	return nil
-}
-
-// knock sends a datagram every 100 µs until it is stopped, for two seconds at most.
-func knock(conn net.Conn) (stop chan struct{}) {
-	stop = make(chan struct{})
-	go func() {
-		tick := time.NewTicker(100 * time.Microsecond)
-		defer tick.Stop()
-		limit := time.After(2 * time.Second)
-		for {
-			select {
-			case <-stop:
-				return
-			case <-limit:
-				return
-			case <-tick.C:
-				if _, err := conn.Write([]byte("knock")); err != nil {
-					return
-				}
+// startProbes begins to send to the first, the middle and the last server.
+func startProbes(ctx context.Context, client *container, servers []*container) (*probes, error) {
+	p := &probes{stop: make(chan struct{})}
+	chosen := map[*container]bool{}
+	for _, i := range []int{0, len(servers) / 2, len(servers) - 1} {
+		if s := servers[i]; !chosen[s] {
+			chosen[s] = true
+			one := &probe{}
+			p.all = append(p.all, one)
+			if err := one.connect(ctx, client, s); err != nil {
+				p.close()
+				return nil, err
 			}
 		}
-	}()
-	return stop
+	}
+	for _, one := range p.all {
+		p.done.Go(one.receive)
+	}
+	p.done.Go(p.send)
+	return p, nil
 }
 
-// answered waits for the first datagram back.
-func answered(conn net.Conn) error {
-	if err := conn.SetReadDeadline(time.Now().Add(2 * time.Second)); err != nil {
+func (p *probe) connect(ctx context.Context, client, server *container) (err error) {
+	const port = 9100
+	if p.echo, err = server.ServeUDP(netip.AddrPortFrom(server.IPv4, port)); err != nil {
 		return err
 	}
-	_, err := conn.Read(make([]byte, 64))
+	p.conn, err = client.DialUDP(ctx, p.echo.Addr)
 	return err
 }
 
-// drain reads what is still on its way, until nothing has come for a while. That
-// also sets the next import apart from the one before: one that follows at once
-// waits up to a grace period of the kernel, some ten milliseconds, for it.
-func drain(conn net.Conn) {
-	for {
-		if conn.SetReadDeadline(time.Now().Add(30*time.Millisecond)) != nil {
-			return
+func (p *probes) close() {
+	close(p.stop)
+	for _, one := range p.all {
+		if one.conn != nil {
+			one.conn.Close()
 		}
-		if _, err := conn.Read(make([]byte, 64)); err != nil {
-			return
+		if one.echo != nil {
+			one.echo.Close()
 		}
 	}
+	p.done.Wait()
+}
+
+func (p *probes) send() {
+	tick := time.NewTicker(probeEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-p.stop:
+			return
+		case <-tick.C:
+			for _, one := range p.all {
+				one.send()
+			}
+		}
+	}
+}
+
+// send ignores errors: a denial may be answered by ICMP.
+func (p *probe) send() {
+	p.mu.Lock()
+	number := p.base + len(p.sent)
+	p.sent, p.answered = append(p.sent, time.Now()), append(p.answered, time.Time{})
+	p.mu.Unlock()
+	_, _ = p.conn.Write(binary.BigEndian.AppendUint32(nil, uint32(number)))
+}
+
+func (p *probe) receive() {
+	buffer := make([]byte, 64)
+	for {
+		n, err := p.conn.Read(buffer)
+		if errors.Is(err, net.ErrClosed) {
+			return
+		}
+		if err != nil || n != 4 {
+			continue
+		}
+		now, number := time.Now(), int(binary.BigEndian.Uint32(buffer))
+		p.mu.Lock()
+		if i := number - p.base; i >= 0 && i < len(p.answered) && p.answered[i].IsZero() {
+			p.answered[i] = now
+		}
+		p.mu.Unlock()
+	}
+}
+
+// settled is how long all datagrams of all probes must have had the same fate.
+const settled = 15 * time.Millisecond
+
+// patience is how long a rule may take.
+const patience = 5 * time.Second
+
+// await waits until datagrams are answered, or until none is, for a while.
+func (p *probes) await(answered bool) error {
+	for end := time.Now().Add(patience); time.Now().Before(end); time.Sleep(time.Millisecond) {
+		steady := true
+		for _, one := range p.all {
+			steady = steady && one.steady(answered)
+		}
+		if steady {
+			return nil
+		}
+	}
+	return fmt.Errorf("after %v, datagrams answered is still not %v", patience, answered)
+}
+
+// steady looks at those of the last moments, but for those that may be under way.
+func (p *probe) steady(answered bool) bool {
+	const underWay = 3 * time.Millisecond
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	now, seen := time.Now(), 0
+	for i := len(p.sent) - 1; i >= 0 && now.Sub(p.sent[i]) < settled+underWay; i-- {
+		if now.Sub(p.sent[i]) < underWay {
+			continue
+		}
+		if p.answered[i].IsZero() == answered {
+			return false
+		}
+		seen++
+	}
+	return seen > 0
+}
+
+// until does something and returns how long after its beginning the last of the
+// probes felt it: that its datagrams are answered, or that they are not.
+func (p *probes) until(answered bool, do func() error) (time.Duration, error) {
+	for _, one := range p.all {
+		one.forget()
+	}
+	begin := time.Now()
+	if err := do(); err != nil {
+		return 0, err
+	}
+	if err := p.await(answered); err != nil {
+		return 0, err
+	}
+	var last time.Duration
+	for _, one := range p.all {
+		at, err := one.changed(answered)
+		if err != nil {
+			return 0, err
+		}
+		last = max(last, at.Sub(begin))
+	}
+	return last, nil
+}
+
+// forget leaves out of account what was sent until now.
+func (p *probe) forget() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.base += len(p.sent)
+	p.sent, p.answered = p.sent[:0], p.answered[:0]
+}
+
+// changed returns when the first answer came, or when the first datagram was sent
+// after which none was answered.
+func (p *probe) changed(answered bool) (time.Time, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if answered {
+		for _, at := range p.answered {
+			if !at.IsZero() {
+				return at, nil
+			}
+		}
+		return time.Time{}, errors.New("no datagram was answered")
+	}
+	for i := len(p.answered) - 1; i >= 0; i-- {
+		if !p.answered[i].IsZero() {
+			return p.sent[min(i+1, len(p.sent)-1)], nil
+		}
+	}
+	return p.sent[0], nil
 }

@@ -1,81 +1,189 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Command bench measures one node: how long a policy takes from its import until
-// packets feel it, how long a container waits for its network, what a packet
-// costs in the kernel, and what the agent weighs. Each time stands beside a
-// baseline of the same run, because absolute times on a shared machine mean little.
+// Command bench measures one node: what traffic between two containers costs
+// beside plain Linux, what a packet costs in the kernel, how long a container and
+// a policy wait, and what the agent weighs. Every figure that depends on the
+// machine stands beside a baseline that took turns with it, because absolute times
+// on a shared machine mean little. docs/performance.md explains the figures.
 package main
 
 import (
 	"context"
 	"errors"
+	"flag"
 	"fmt"
 	"os"
 	"os/signal"
-	"slices"
+	"runtime"
+	"strings"
 	"syscall"
-	"text/tabwriter"
 	"time"
 
-	"cilium.local/cilium/test/lab"
+	"cilium.local/cilium/test/bench/load"
+	"cilium.local/cilium/test/bench/report"
 )
 
 func main() {
-	if err := run(); err != nil {
+	isEnd, err := load.Main(os.Args)
+	if !isEnd {
+		err = run()
+	}
+	if err != nil {
 		fmt.Fprintf(os.Stderr, "bench: %v\n", err)
 		os.Exit(1)
 	}
 }
 
-// rounds is how often each figure is measured.
-const rounds = 100
+// size is how much is measured.
+type size struct {
+	rounds    int           // of traffic
+	run       time.Duration // of each run of traffic
+	additions int           // of containers, one after the other
+	bursts    int           // of additions at once
+	imports   int           // of policies, for each number of endpoints
+	endpoints []int         // that imports are about
+	samples   int           // of packets in the kernel
+	restarts  int           // of the agent, without and with endpoints
+	limit     time.Duration // of the whole
+}
+
+func full() size {
+	return size{
+		rounds: 24, run: 150 * time.Millisecond, additions: 100, bursts: 5, imports: 100, endpoints: []int{1, 100, 250},
+		samples: 15, restarts: 8, limit: 18 * time.Minute,
+	}
+}
+
+func quick() size {
+	return size{
+		rounds: 8, run: 80 * time.Millisecond, additions: 30, bursts: 1, imports: 20, endpoints: []int{1, 100},
+		samples: 8, restarts: 2, limit: 170 * time.Second,
+	}
+}
+
+// bench is a run of the benchmarks.
+type bench struct {
+	report.Report
+	size      size
+	processor int // that traffic is bound to
+	cluster   *cluster
+	printed   int // rows
+}
+
+// part is one of the things that are measured.
+type part struct {
+	name string
+	run  func(*bench, context.Context) error
+}
+
+func parts() []part {
+	return []part{
+		{"traffic", (*bench).traffic},
+		{"packets", (*bench).packets},
+		{"control", (*bench).control},
+		{"memory", (*bench).memory},
+	}
+}
 
 func run() (err error) {
+	isQuick := flag.Bool("quick", false, "measure less, in under three minutes")
+	only := flag.String("only", "", "comma-separated parts to measure: "+partNames()+"; empty for all")
+	processor := flag.Int("processor", runtime.NumCPU()-1, "number of the processor that traffic is bound to")
+	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
 	defer stop()
-	ctx, cancel := context.WithTimeout(ctx, 5*time.Minute)
+	b := &bench{size: full(), processor: *processor}
+	if *isQuick {
+		b.size = quick()
+	}
+	chosen, err := choose(*only)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeoutCause(ctx, b.size.limit, fmt.Errorf("not done within %v", b.size.limit))
 	defer cancel()
-	node, err := lab.Create("bench", lab.Options{})
+	defer func() {
+		if b.cluster != nil {
+			err = errors.Join(err, b.cluster.close())
+		}
+	}()
+	for _, p := range chosen {
+		if err := p.run(b, ctx); err != nil {
+			return errors.Join(fmt.Errorf("%s: %w", p.name, err), context.Cause(ctx))
+		}
+		if err := b.print(); err != nil {
+			return err
+		}
+	}
+	return b.write()
+}
+
+func partNames() string {
+	var names []string
+	for _, p := range parts() {
+		names = append(names, p.name)
+	}
+	return strings.Join(names, ", ")
+}
+
+func choose(only string) ([]part, error) {
+	if only == "" {
+		return parts(), nil
+	}
+	var chosen []part
+	for name := range strings.SplitSeq(only, ",") {
+		found := false
+		for _, p := range parts() {
+			if p.name == name {
+				chosen, found = append(chosen, p), true
+			}
+		}
+		if !found {
+			return nil, fmt.Errorf("-only %q: the parts are %s", name, partNames())
+		}
+	}
+	return chosen, nil
+}
+
+// progress says on standard error what goes on.
+func (b *bench) progress(format string, args ...any) {
+	fmt.Fprintf(os.Stderr, "bench: "+format+"\n", args...)
+}
+
+// print shows the rows that are new.
+func (b *bench) print() error {
+	err := b.Text(os.Stdout, b.printed)
+	b.printed = len(b.Rows)
+	return err
+}
+
+// write keeps the results where the environment says: BENCH_OUT is a file for
+// JSON, BENCH_DOC a document with marks between which the tables go.
+func (b *bench) write() error {
+	if path := os.Getenv("BENCH_OUT"); path != "" {
+		file, err := os.Create(path)
+		if err != nil {
+			return fmt.Errorf("BENCH_OUT: %w", err)
+		}
+		if err := errors.Join(b.JSON(file), file.Close()); err != nil {
+			return fmt.Errorf("BENCH_OUT: %w", err)
+		}
+	}
+	path := os.Getenv("BENCH_DOC")
+	if path == "" {
+		return nil
+	}
+	document, err := os.ReadFile(path)
 	if err != nil {
+		return fmt.Errorf("BENCH_DOC: %w", err)
+	}
+	var tables strings.Builder
+	if err := b.Markdown(&tables); err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, node.Close()) }()
-	agent, err := node.StartAgent(ctx)
+	text, err := report.Splice(string(document), tables.String()+"\n")
 	if err != nil {
-		return err
+		return fmt.Errorf("BENCH_DOC %s: %w", path, err)
 	}
-	b := &bench{Node: node, out: tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', 0)}
-	fmt.Fprintln(b.out, "figure\tp50\tp99\tbaseline p50\tratio\tgoal p99\tmet")
-	if err := b.imports(ctx); err != nil {
-		return err
-	}
-	if err := b.containers(ctx); err != nil {
-		return err
-	}
-	if err := b.packets(); err != nil {
-		return err
-	}
-	return b.memory(agent)
-}
-
-// bench is a node under measurement, and the table of results.
-type bench struct {
-	*lab.Node
-	out *tabwriter.Writer
-}
-
-// row prints one figure beside its baseline.
-func (b *bench) row(name string, took, baseline []time.Duration, goal time.Duration) {
-	p50, p99, base := quantile(took, 0.5), quantile(took, 0.99), quantile(baseline, 0.5)
-	fmt.Fprintf(b.out, "%s\t%s\t%s\t%s\t%.1f\t%s\t%v\n", name, ms(p50), ms(p99), ms(base),
-		float64(p50)/float64(base), ms(goal), p99 <= goal)
-}
-
-func ms(d time.Duration) string { return fmt.Sprintf("%.2f ms", float64(d)/float64(time.Millisecond)) }
-
-// quantile sorts in place; the nearest-rank method, so p99 of 100 is the 99th.
-func quantile(all []time.Duration, q float64) time.Duration {
-	slices.Sort(all)
-	rank := int(q*float64(len(all))+0.5) - 1
-	return all[max(0, min(rank, len(all)-1))]
+	return os.WriteFile(path, []byte(text), 0o644)
 }

@@ -1,0 +1,94 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"cilium.local/cilium/test/bench/report"
+	"cilium.local/cilium/test/bench/stats"
+	"cilium.local/cilium/test/lab"
+)
+
+// control measures what the agent does when it is asked to: containers, rules,
+// starting and stopping.
+func (b *bench) control(ctx context.Context) (err error) {
+	node, err := lab.Create("bench-control", lab.Options{})
+	if err != nil {
+		return err
+	}
+	var all []*container
+	defer func() {
+		err = errors.Join(err, node.Close())
+		for _, c := range all {
+			c.Close()
+		}
+	}()
+	agent, err := node.StartAgent(ctx)
+	if err != nil {
+		return err
+	}
+	if agent, err = b.restarts(ctx, node, agent, 0); err != nil {
+		return err
+	}
+	if err := b.additions(ctx, node); err != nil {
+		return err
+	}
+	if err := b.bursts(ctx, node); err != nil {
+		return err
+	}
+	client, err := addContainer(ctx, node, "bench-client", "role=client")
+	if err != nil {
+		return err
+	}
+	all = append(all, client)
+	var servers []*container
+	for _, count := range b.size.endpoints {
+		more, err := addContainers(ctx, node, fmt.Sprintf("bench-server-%d", count), count-len(servers), 8)
+		servers, all = append(servers, more...), append(all, more...)
+		if err != nil {
+			return err
+		}
+		goal := 20.0
+		if count == 1 {
+			goal = 10
+		}
+		if err := b.imports(ctx, node, client, servers, goal); err != nil {
+			return fmt.Errorf("policy import, %d endpoints: %w", count, err)
+		}
+	}
+	_, err = b.restarts(ctx, node, agent, len(servers))
+	return err
+}
+
+// restarts ends the agent and starts it again, some times.
+func (b *bench) restarts(ctx context.Context, node *lab.Node, agent *lab.Agent, endpoints int) (*lab.Agent, error) {
+	b.progress("agent's end and start with %d endpoints, %d times", endpoints, b.size.restarts)
+	var ends, starts []float64
+	for range b.size.restarts {
+		begin := time.Now()
+		if err := agent.Stop(); err != nil {
+			return nil, err
+		}
+		ends = append(ends, time.Since(begin).Seconds())
+		begin = time.Now()
+		var err error
+		if agent, err = node.StartAgent(ctx); err != nil {
+			return nil, err
+		}
+		starts = append(starts, time.Since(begin).Seconds())
+	}
+	start, end := stats.Goal{}, stats.Goal{}
+	if endpoints > 0 {
+		start, end = stats.AtMost(1.5), stats.AtMost(1)
+	}
+	b.Add(
+		report.Single(sectionControl, fmt.Sprintf("agent's start until ready, %d endpoints", endpoints), "s",
+			stats.BootstrapMedian(starts), len(starts), start),
+		report.Single(sectionControl, fmt.Sprintf("agent's end after SIGTERM, %d endpoints", endpoints), "s",
+			stats.BootstrapMedian(ends), len(ends), end))
+	return agent, nil
+}
