@@ -18,6 +18,7 @@ import (
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
+	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
 	"cilium.local/cilium/test/lab"
@@ -217,17 +218,27 @@ func stay(processor int) (restore func(), err error) {
 	}, nil
 }
 
-// attached returns the program that the kernel has at the loopback of the calling
-// thread's namespace, in one direction.
-func attached(at ebpf.AttachType) (*ebpf.Program, error) {
-	found, err := link.QueryPrograms(link.QueryOptions{Target: loopback, Attach: at})
+// attached returns the program that what the loopback of the calling thread's
+// namespace receives goes through: that of a link, or else of a filter.
+func attached() (*ebpf.Program, error) {
+	found, err := link.QueryPrograms(link.QueryOptions{Target: loopback, Attach: ebpf.AttachTCXIngress})
+	if err == nil && len(found.Programs) == 1 {
+		return ebpf.NewProgramFromID(found.Programs[0].ID)
+	}
+	lo, err := netlink.LinkByIndex(loopback)
 	if err != nil {
-		return nil, fmt.Errorf("ask what is attached (kernel 6.6 or newer is needed): %w", err)
+		return nil, err
 	}
-	if len(found.Programs) != 1 {
-		return nil, fmt.Errorf("%d programs are attached, want one", len(found.Programs))
+	filters, err := netlink.FilterList(lo, netlink.HANDLE_MIN_INGRESS)
+	if err != nil {
+		return nil, fmt.Errorf("list the filters: %w", err)
 	}
-	return ebpf.NewProgramFromID(found.Programs[0].ID)
+	for _, f := range filters {
+		if f, ok := f.(*netlink.BpfFilter); ok {
+			return ebpf.NewProgramFromID(ebpf.ProgramID(f.Id))
+		}
+	}
+	return nil, errors.New("no program is attached")
 }
 
 // Size is how large a program is.

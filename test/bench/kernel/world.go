@@ -72,7 +72,7 @@ func NewWorld(node *lab.Node, name string, rules, identities int) (w *World, err
 		if err := w.dp.Attach(lo); err != nil {
 			return err
 		}
-		w.entry, err = attached(ebpf.AttachTCXIngress)
+		w.entry, err = attached()
 		return errors.Join(err, w.dp.Detach(lo))
 	})
 	if err == nil {
