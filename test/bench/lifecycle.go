@@ -6,6 +6,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
+	"path/filepath"
 	"time"
 
 	"cilium.local/cilium/test/bench/report"
@@ -52,6 +54,9 @@ func (b *bench) control(ctx context.Context) (err error) {
 		if err != nil {
 			return err
 		}
+		if err := settle(ctx, node); err != nil {
+			return err
+		}
 		goal := 20.0
 		if count == 1 {
 			goal = 10
@@ -62,6 +67,33 @@ func (b *bench) control(ctx context.Context) (err error) {
 	}
 	_, err = b.restarts(ctx, node, agent, len(servers))
 	return err
+}
+
+// settle waits until the agent has done what it puts off until no more containers
+// come: pinning links, for one.
+func settle(ctx context.Context, node *lab.Node) error {
+	const look, limit = time.Second, 30 * time.Second
+	before := -1
+	for end := time.Now().Add(limit); time.Now().Before(end); {
+		pinned := 0
+		err := filepath.WalkDir(node.BPFRoot, func(_ string, _ fs.DirEntry, err error) error {
+			pinned++
+			return err
+		})
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+		if pinned == before {
+			return nil
+		}
+		before = pinned
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(look):
+		}
+	}
+	return fmt.Errorf("after %v the agent still pins and unpins", limit)
 }
 
 // restarts ends the agent and starts it again, some times.

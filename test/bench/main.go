@@ -49,7 +49,7 @@ type size struct {
 
 func full() size {
 	return size{
-		rounds: 24, run: 150 * time.Millisecond, additions: 100, bursts: 5, imports: 100, endpoints: []int{1, 100, 250},
+		rounds: 40, run: 150 * time.Millisecond, additions: 100, bursts: 5, imports: 100, endpoints: []int{1, 100, 250},
 		samples: 15, restarts: 8, limit: 18 * time.Minute,
 	}
 }
@@ -65,7 +65,9 @@ func quick() size {
 type bench struct {
 	report.Report
 	size      size
-	processor int // that traffic is bound to
+	processor int    // that traffic is bound to
+	only      string // setups of traffic, by their keys; empty for all
+	kinds     []load.Kind
 	cluster   *cluster
 	printed   int // rows
 }
@@ -88,11 +90,19 @@ func parts() []part {
 func run() (err error) {
 	isQuick := flag.Bool("quick", false, "measure less, in under three minutes")
 	only := flag.String("only", "", "comma-separated parts to measure: "+partNames()+"; empty for all")
+	setups := flag.String("setups", "", "letters of the setups that traffic is measured in, such as be for kernel routing and ours with an L4 policy; empty for all")
+	kinds := flag.String("kinds", "", "comma-separated kinds of traffic, of "+kindNames()+"; empty for all")
 	processor := flag.Int("processor", runtime.NumCPU()-1, "number of the processor that traffic is bound to")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
 	defer stop()
-	b := &bench{size: full(), processor: *processor}
+	b := &bench{size: full(), processor: *processor, only: *setups, kinds: load.Kinds()}
+	if *kinds != "" {
+		b.kinds = nil
+		for kind := range strings.SplitSeq(*kinds, ",") {
+			b.kinds = append(b.kinds, load.Kind(kind))
+		}
+	}
 	if *isQuick {
 		b.size = quick()
 	}
@@ -122,6 +132,14 @@ func partNames() string {
 	var names []string
 	for _, p := range parts() {
 		names = append(names, p.name)
+	}
+	return strings.Join(names, ", ")
+}
+
+func kindNames() string {
+	var names []string
+	for _, k := range load.Kinds() {
+		names = append(names, string(k))
 	}
 	return strings.Join(names, ", ")
 }

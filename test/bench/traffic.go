@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -75,6 +76,9 @@ func (b *bench) traffic(ctx context.Context) (err error) {
 		}
 	}()
 	for _, r := range recipes() {
+		if b.only != "" && !strings.Contains(b.only, r.key) {
+			continue
+		}
 		b.progress("setting up: %s", r.name)
 		s, err := b.setup(ctx, r)
 		if err != nil {
@@ -89,14 +93,26 @@ func (b *bench) traffic(ctx context.Context) (err error) {
 	var work agentWork
 	for round := range b.size.rounds {
 		b.progress("traffic: round %d of %d", round+1, b.size.rounds)
-		for _, kind := range load.Kinds() {
+		for _, kind := range b.kinds {
 			if err := b.round(ctx, setups, kind, round, all, &work); err != nil {
 				return err
 			}
 		}
 	}
 	b.reportTraffic(all, names(setups))
-	b.Add(work.row())
+	if len(work.perConnection) > 0 {
+		b.Add(work.row())
+	}
+	return b.weighLarge(setups)
+}
+
+// weighLarge tells what an agent weighs that has many rules.
+func (b *bench) weighLarge(setups []*setup) error {
+	for _, s := range setups {
+		if s.key == keyLarge {
+			return b.weigh(s.node, s.agent, fmt.Sprintf("%d rules about one endpoint, %d identities", largeRuleCount, largeIdentities), stats.Goal{})
+		}
+	}
 	return nil
 }
 
@@ -141,24 +157,32 @@ func (r runs) values(key string, f *figure) []float64 {
 func (b *bench) reportTraffic(all runs, named map[string]string) {
 	order := []string{keyPair, keyNft, keyOpen, keyPolicy, keyLarge}
 	for _, f := range figures() {
+		if !slices.Contains(b.kinds, f.kind) {
+			continue
+		}
 		base := all.values(keyRouted, &f)
 		for _, key := range order {
+			if all[key] == nil {
+				continue
+			}
 			b.Add(report.Paired(sectionTraffic, f.name+": "+named[key], f.unit, named[keyRouted], all.values(key, &f), base,
 				goalOf(f.name, key, keyRouted)))
 		}
 	}
 	for _, c := range goals() {
-		if c.against == keyRouted {
+		if c.against == keyRouted || all[c.of] == nil || all[c.against] == nil {
 			continue
 		}
 		for _, f := range figures() {
-			if f.name == c.figure {
+			if f.name == c.figure && slices.Contains(b.kinds, f.kind) {
 				b.Add(report.Paired(sectionTraffic, f.name+": "+named[c.of], f.unit, named[c.against],
 					all.values(c.of, &f), all.values(c.against, &f), c.goal))
 			}
 		}
 	}
-	b.reportLoss(all, named)
+	if slices.Contains(b.kinds, load.Datagrams) {
+		b.reportLoss(all, named)
+	}
 }
 
 // reportLoss says how many datagrams were lost, of ours and of others: bursts that
