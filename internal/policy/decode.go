@@ -204,7 +204,7 @@ func suggestion(text string, fields map[string]reflect.Value) string {
 	slices.Sort(names)
 	nearest, distance := "", min(4, len(text)/2+1)
 	for _, name := range names {
-		if n := editDistance(strings.ToLower(text), strings.ToLower(name)); n < distance {
+		if n := EditDistance(strings.ToLower(text), strings.ToLower(name)); n < distance {
 			nearest, distance = name, n
 		}
 	}
@@ -215,9 +215,9 @@ func suggestion(text string, fields map[string]reflect.Value) string {
 	return fmt.Sprintf("did you mean %q? (%s)", nearest, known)
 }
 
-// editDistance is the Levenshtein distance. Texts much longer than any field
-// name are far from all.
-func editDistance(a, b string) int {
+// EditDistance is the Levenshtein distance, for suggestions. Texts of more than 40
+// bytes are far from all.
+func EditDistance(a, b string) int {
 	if len(a) > 40 {
 		return len(a)
 	}

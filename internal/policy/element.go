@@ -72,7 +72,7 @@ func (d *decoder) elements(e element, s *L4Spec, requires []SelectorSpec, path, 
 	if e.kind == Pass {
 		d.failAt(path+"."+field, "a rule that passes has no requirements; write a rule of its own for them")
 	}
-	failing := Peer{kind: peerFailing}
+	failing := Peer{kind: peerFailing, path: e.path + "." + field}
 	for i := range requires {
 		failing.requires = append(failing.requires, d.selector(requires[i], fmt.Sprintf("%s.%s[%d]", path, field, i)))
 	}
@@ -110,7 +110,8 @@ func (d *decoder) oneKind(kinds []string, path string) {
 func (d *decoder) selectors(specs []SelectorSpec, kind peerKind, path string) []Peer {
 	peers := make([]Peer, 0, len(specs))
 	for i, s := range specs {
-		peers = append(peers, Peer{kind: kind, selector: d.selector(s, fmt.Sprintf("%s[%d]", path, i))})
+		at := fmt.Sprintf("%s[%d]", path, i)
+		peers = append(peers, Peer{kind: kind, path: inRule(at), selector: d.selector(s, at)})
 	}
 	return peers
 }
@@ -118,8 +119,9 @@ func (d *decoder) selectors(specs []SelectorSpec, kind peerKind, path string) []
 func (d *decoder) entities(names []string, path string) []Peer {
 	peers := make([]Peer, 0, len(names))
 	for i, name := range names {
-		d.oneOf(name, fmt.Sprintf("%s[%d]", path, i), entities...)
-		peers = append(peers, Peer{kind: peerEntity, entity: name})
+		at := fmt.Sprintf("%s[%d]", path, i)
+		d.oneOf(name, at, entities...)
+		peers = append(peers, Peer{kind: peerEntity, path: inRule(at), entity: name})
 	}
 	return peers
 }
@@ -136,7 +138,8 @@ func (d *decoder) noInner(s *L4Spec, path string) {
 func (d *decoder) cidrs(texts []string, path string) []Peer {
 	peers := make([]Peer, 0, len(texts))
 	for i, text := range texts {
-		peers = append(peers, Peer{kind: peerCIDR, prefix: d.cidr(text, fmt.Sprintf("%s[%d]", path, i))})
+		at := fmt.Sprintf("%s[%d]", path, i)
+		peers = append(peers, Peer{kind: peerCIDR, path: inRule(at), prefix: d.cidr(text, at)})
 	}
 	return peers
 }
@@ -161,7 +164,7 @@ func (d *decoder) cidrSets(sets []CIDRSpec, path string) []Peer {
 	peers := make([]Peer, 0, len(sets))
 	for i, s := range sets {
 		at := fmt.Sprintf("%s[%d]", path, i)
-		p := Peer{kind: peerCIDR, prefix: d.cidr(s.CIDR, at+".cidr")}
+		p := Peer{kind: peerCIDR, path: inRule(at), prefix: d.cidr(s.CIDR, at+".cidr")}
 		for j, text := range s.Except {
 			inner := d.cidr(text, fmt.Sprintf("%s.except[%d]", at, j))
 			if p.prefix.IsValid() && inner.IsValid() && !within(p.prefix, inner) {
@@ -186,7 +189,7 @@ func (d *decoder) services(services []ServiceSpec, path string) []Peer {
 		case s.K8sServiceSelector != nil:
 			s.K8sServiceSelector.parsed = d.selector(s.K8sServiceSelector.Selector, at+".k8sServiceSelector.selector")
 		}
-		peers = append(peers, Peer{kind: peerService, service: s})
+		peers = append(peers, Peer{kind: peerService, path: inRule(at), service: s})
 	}
 	return peers
 }

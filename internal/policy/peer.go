@@ -14,6 +14,7 @@ import (
 // Peer is one alternative for who the other end of a flow is.
 type Peer struct {
 	kind     peerKind
+	path     string           // within the rule, such as ingress[0].fromEndpoints[1]; empty if expanded
 	selector label.Selector   // of endpoints and nodes
 	entity   string           // also the name of a port
 	prefix   netip.Prefix     // of addresses outside
