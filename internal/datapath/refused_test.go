@@ -142,7 +142,8 @@ func refused(t *testing.T, l *live) {
 		}
 		for name, client := range map[string]string{"container": l.workload["app2"], "host": l.home, "outside": away} {
 			l.policy(policyOf(1), everything())
-			if err := connect(client, "tcp", server, soon, nil); err != nil {
+			// A fresh device may lose the first packet.
+			if err := connect(client, "tcp", server, later, nil); err != nil {
 				t.Fatalf("%s to %s, allowed: %v", name, server, err)
 			}
 			for _, c := range []struct {
