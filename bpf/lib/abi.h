@@ -91,12 +91,20 @@ enum deny_response {
 	RESPONSE_RST = 2,
 };
 
-/* control[0]: one word that every packet reads once. Its lowest bit selects the
- * bank of policy slots; any change makes cached flow verdicts stale.
- */
+/* control[0]: what every packet reads. */
 struct control {
-	__u32 generation;
-	__u32 pad;
+	__u32 generation; /* of policy; its lowest bit selects the bank of policy slots */
+	__u32 epoch; /* moves with changes that may concern any flow */
+	__u64 seed[2]; /* of the flow table's hash; set once */
+};
+
+/* Slots of the epochs array: one for each endpoint, by its number, and behind them
+ * those that addresses share by a hash. A slot moves after a change that concerns
+ * the endpoint or the address.
+ */
+enum epoch_slot {
+	EPOCH_ADDRESSES = 65536,
+	EPOCH_SLOTS = 131072,
 };
 
 /* Flow table key: both ends in address order, so that both directions of a flow
@@ -105,11 +113,16 @@ struct control {
 struct flow_key {
 	struct addr low;
 	struct addr high;
-	__be16 low_port;
-	__be16 high_port;
-	__u8 protocol;
-	__u8 exchange;
-	__u16 pad;
+	union {
+		struct {
+			__be16 low_port;
+			__be16 high_port;
+			__u8 protocol;
+			__u8 exchange;
+			__u16 pad;
+		};
+		__u64 rest;
+	};
 };
 
 enum flow_state {
@@ -124,41 +137,81 @@ enum party {
 	DESTINATION = 1,
 };
 
-/* Seconds that a flow lives after its last packet. */
+/* Seconds that a flow lives after its last packet; and after which a full table
+ * gives up one that is silent, though it was answered.
+ */
 enum flow_life {
 	LIFE_TCP_OPEN = 21600,
 	LIFE_CLOSING = 10,
 	LIFE_OTHER = 60, /* also a connection attempt without an answer */
+	LIFE_SPARED = 300,
 };
 
-/* What is known of one end; ifindex 0 means it is not a workload of this node. */
-struct flow_end {
-	__u32 identity;
-	__u32 ifindex;
-	__u8 mac[6];
-	__u16 endpoint;
-	__u32 cookie; /* rule that decided for this end */
-	__u16 mtu;
-	__u8 tcp_flags; /* all that this end has sent */
-	__u8 pad;
+/* What the packets that one end sends need and change: a cache line for each end,
+ * so that two processors do not write to the same.
+ */
+struct flow_side {
 	__u64 packets; /* sent by this end */
 	__u64 bytes;
+	__u64 last_seen; /* CLOCK_MONOTONIC, coarse, ns; 0: has sent nothing */
+	__u32 identity;
+	__u32 ifindex; /* of this end; 0: it is not a workload of this node */
+	__u32 cookie; /* rule that decided for this end */
+	__u32 to_cookie; /* and for the other */
+	__u16 endpoint;
+	__u16 to_mtu; /* of the other end, to deliver to */
+	__u32 to_ifindex;
+	__u8 to_mac[6];
+	__u8 tcp_flags; /* all that this end has sent */
+	__u8 pad;
+	__u32 sent; /* TCP: the sequence number after the last byte sent */
+	__u32 acknowledged; /* TCP: the last number that this end has acknowledged */
 };
 
+/* A row of the flow table, in four cache lines: who it is and what was decided,
+ * one line for each end, and the rest.
+ */
 struct flow {
-	__u64 last_seen; /* CLOCK_MONOTONIC, coarse, ns */
-	__u64 created;
+	struct flow_key key;
+	__u32 stamp; /* the sum of epochs under which it was decided */
 	verdict_t verdict;
-	__u32 generation; /* that the verdict was decided under */
+	__u32 slot[2]; /* by party: of the epochs array */
 	__u8 state;
 	__u8 initiator; /* which address opened the flow: 0 low, 1 high */
-	__be16 policy_port; /* what policy was asked about: port or ICMP type */
 	__u8 direction; /* of the policy that had the last word */
 	__u8 response; /* to a denial: enum deny_response */
-	__u8 pad[2];
+	__be16 policy_port; /* what policy was asked about: port or ICMP type */
+	__u16 pad;
+	struct flow_side side[2]; /* by party */
+	__u64 created;
 	__u32 busy; /* a processor is writing a new decision */
 	__u32 audit; /* what audited rules would change (audit_mark), 0 for nothing */
-	struct flow_end end[2]; /* by party: who opened the flow, who answers */
+	__u8 reserved[48]; /* for address translation */
+};
+
+/* Where a flow is: in one of two sets, which its key chooses, of eight rows each.
+ * A word for each row has a part of the hash, the tag, in its upper half, 0 for an
+ * empty row; below, a number that changes with every new tenant, and in the lowest
+ * bit whether a processor is writing the row.
+ */
+enum flow_way {
+	FLOW_WAYS = 8,
+	FLOW_TAG_SHIFT = 16,
+	FLOW_COUNT_MASK = 65535,
+	FLOW_BUSY = 1,
+};
+
+struct flow_set {
+	__u32 way[8];
+};
+
+/* What happened to the flow table, slots of flow_events. */
+enum flow_event {
+	FLOW_MADE = 0,
+	FLOW_DECIDED_AGAIN = 1, /* because an epoch moved */
+	FLOW_EVICTED = 2, /* a live flow gave its row to a new one */
+	FLOW_REFUSED = 3, /* a new flow found no row */
+	FLOW_EVENTS = 4,
 };
 
 /* fragments: datagram -> the ports of its first fragment and where that ended. */

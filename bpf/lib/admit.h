@@ -26,7 +26,6 @@ struct target {
 struct passage {
 	struct report report;
 	struct target target;
-	__u32 generation;
 	__u8 from_workload; /* else: out of the host's stack, to one */
 	__u8 admitted; /* came through admission before, and was counted */
 	__u8 trace; /* trace_reason + 1, or 0 for nothing to report */
@@ -34,14 +33,6 @@ struct passage {
 	__u8 sender; /* which address of the flow key sent the packet: 0 low, 1 high */
 	__u8 response; /* to a denial: enum deny_response */
 };
-
-static __always_inline __u32 current_generation(void)
-{
-	__u32 slot = 0;
-	struct control *c = bpf_map_lookup_elem(&control, &slot);
-
-	return c ? *(volatile __u32 *)&c->generation : 0;
-}
 
 /* The anti-spoofing rules: what leaves a workload has one of its addresses; what
  * comes out of the host's stack does not claim to be from a local workload.
@@ -63,16 +54,13 @@ static __noinline verdict_t check_ends(struct __sk_buff *skb, const struct packe
 	return dst && dst->ifindex == skb->ifindex ? PASS : DROP(UNKNOWN_TARGET);
 }
 
-/* The same rules, from the facts cached in the flow. */
-static __always_inline bool ends_match(const struct flow *f, __u32 party, __u32 ifindex,
+/* The same rules, from the facts cached with the sender. */
+static __always_inline bool ends_match(const struct flow_side *src, __u32 ifindex,
 				       const struct passage *way)
 {
-	const struct flow_end *src = &f->end[party & 1];
-	const struct flow_end *dst = &f->end[!party];
-
 	if (way->from_workload)
 		return src->ifindex == ifindex;
-	return dst->ifindex == ifindex && (!src->ifindex || way->admitted);
+	return src->to_ifindex == ifindex && (!src->ifindex || way->admitted);
 }
 
 /* The packet's ends, not the flow's: in a reply they are the other way round. */
@@ -114,7 +102,7 @@ static __noinline int report_audit(struct __sk_buff *skb, const struct packet *p
 static __always_inline void report_answer(struct passage *way, const struct answer *a)
 {
 	way->report.direction = a->direction;
-	way->report.endpoint = a->endpoint;
+	way->report.endpoint = deciding_endpoint(a);
 	way->report.cookie = deciding_cookie(a);
 	way->decided = 1;
 }
@@ -122,18 +110,18 @@ static __always_inline void report_answer(struct passage *way, const struct answ
 /* Names the end whose policy keeps a tracked flow out. */
 static __always_inline void report_denier(struct passage *way, const struct flow *f)
 {
-	const struct flow_end *denier = &f->end[f->direction == EGRESS ? SOURCE : DESTINATION];
+	const struct flow_side *denier = &f->side[f->direction == EGRESS ? SOURCE : DESTINATION];
 
 	way->report.direction = f->direction;
 	way->report.endpoint = denier->endpoint;
 	way->report.cookie = denier->cookie;
 }
 
-static __always_inline void target_flow_end(struct passage *way, const struct flow_end *end)
+static __always_inline void target_other_end(struct passage *way, const struct flow_side *side)
 {
-	way->target.ifindex = end->ifindex;
-	way->target.mtu = end->mtu;
-	__builtin_memcpy(way->target.mac, end->mac, sizeof(end->mac));
+	way->target.ifindex = side->to_ifindex;
+	way->target.mtu = side->to_mtu;
+	__builtin_memcpy(way->target.mac, side->to_mac, sizeof(side->to_mac));
 }
 
 static __always_inline void target_endpoint(struct passage *way, const struct endpoint *e)
@@ -145,12 +133,11 @@ static __always_inline void target_endpoint(struct passage *way, const struct en
 	__builtin_memcpy(way->target.mac, e->mac, sizeof(e->mac));
 }
 
-static __always_inline void question_of(const struct packet *p, __u32 generation,
-					struct question *q)
+static __always_inline void question_of(const struct packet *p, const struct flow_query *packet,
+					__u32 sender, struct question *q)
 {
-	q->addr[SOURCE] = p->src;
-	q->addr[DESTINATION] = p->dst;
-	q->generation = generation;
+	q->key = &packet->key;
+	q->initiator = sender;
 	q->protocol = p->protocol;
 	q->is_ipv6 = p->is_ipv6;
 	q->port = policy_port(p);
@@ -166,17 +153,17 @@ static __always_inline bool opens_flow(const struct packet *p)
 
 /* A packet that no live flow covers. */
 static __noinline verdict_t admit_new(struct __sk_buff *skb, const struct packet *p,
-				      const struct flow_key *key, struct passage *way)
+				      const struct flow_query *packet, struct passage *way)
 {
 	struct question q = {};
 	struct answer a = {};
-	struct flow *f;
 	verdict_t verdict;
+	struct flow *f;
 
 	verdict = check_ends(skb, p, way);
 	if (verdict)
 		return verdict;
-	question_of(p, way->generation, &q);
+	question_of(p, packet, way->sender, &q);
 	decide(&q, &a);
 	report_ends(way, &a, false);
 	if (audit_mark(&a))
@@ -191,24 +178,25 @@ static __noinline verdict_t admit_new(struct __sk_buff *skb, const struct packet
 	target_endpoint(way, a.local[DESTINATION]);
 	if (!opens_flow(p))
 		return PASS;
-	f = flow_create(key, way->sender, &q, &a);
+	f = flow_create(packet, &q, &a);
 	if (!f)
 		return DROP(FLOW_INSERT);
-	way->trace = flow_account(f, p, SOURCE, skb->len, f->last_seen) + 1;
+	way->trace = flow_account(f, p, SOURCE, skb->len, bpf_ktime_get_coarse_ns()) + 1;
 	return PASS;
 }
 
-/* A flow whose decision is of an older generation: ask again, from the rules'
- * point of view that is the packet's first.
+/* A flow whose decision has an old stamp: ask again, from the rules' point of view
+ * that is the packet's first.
  */
-static __noinline verdict_t renew(struct __sk_buff *skb, const struct packet *p,
-				  const struct flow_key *key, struct flow *f, struct passage *way)
+static __noinline verdict_t renew(struct __sk_buff *skb, const struct packet *p, struct flow *f,
+				  struct passage *way)
 {
 	struct answer a = {};
 	int news;
 
-	news = flow_decide_again(f, key, way->generation, &a);
-	report_ends(way, &a, way->sender != f->initiator);
+	way->report.point = flow_party(f, way->sender);
+	news = flow_decide_again(f, &a);
+	report_ends(way, &a, way->report.point);
 	if (news & NEWS_AUDIT)
 		report_audit(skb, p, way, &a);
 	report_answer(way, &a);
@@ -216,99 +204,142 @@ static __noinline verdict_t renew(struct __sk_buff *skb, const struct packet *p,
 	return a.verdict;
 }
 
-/* The flow that an ICMP error is about, decided under the present policy, or NULL;
- * key becomes that flow's.
- */
+/* Finds the flow that an ICMP error is about; quoted becomes that flow. */
 static __noinline struct flow *find_quoted(struct __sk_buff *skb, const struct packet *p,
-					   struct flow_key *key, struct passage *way)
+					   struct passage *way, const struct control *c,
+					   struct flow_query *quoted)
 {
-	struct answer a = {};
-	struct flow *f;
-	int sender;
+	int sender = quoted_flow(skb, p, way->from_workload, &quoted->key);
+	flow_ref_t ref;
 
-	sender = quoted_flow(skb, p, way->from_workload, key);
 	if (sender < 0)
 		return NULL;
 	way->sender = sender;
-	f = flow_find(key, bpf_ktime_get_coarse_ns());
-	if (f && f->generation != way->generation)
-		flow_decide_again(f, key, way->generation, &a);
-	return f;
+	flow_hash(c, quoted);
+	return flow_find(quoted, sender, bpf_ktime_get_coarse_ns(), &ref);
+}
+
+/* Makes the decision about a flow one of the present. */
+static __noinline int refresh(struct flow *f)
+{
+	struct answer a = {};
+
+	return flow_decide_again(f, &a);
 }
 
 /* An ICMP error passes when the flow that it quotes passes, and goes to the end
  * whose packet it quotes. One about no flow is a packet like any other.
  */
 static __always_inline verdict_t admit_error(struct __sk_buff *skb, const struct packet *p,
-					     struct flow_key *key, struct passage *way)
+					     const struct control *c, struct flow_query *quoted,
+					     struct passage *way)
 {
-	struct flow *f = find_quoted(skb, p, key, way);
+	struct flow *f = find_quoted(skb, p, way, c, quoted);
 	verdict_t verdict;
 	__u32 to;
 
-	if (!f)
-		return admit_new(skb, p, key, way); /* opens no flow, so any key will do */
+	if (!f) {
+		way->sender = flow_key_of(p, &quoted->key);
+		quoted->hash = 0;
+		return admit_new(skb, p, quoted, way);
+	}
 	verdict = check_ends(skb, p, way);
 	if (verdict)
 		return verdict;
+	if (!stamp_holds(c, f))
+		refresh(f);
 	to = flow_party(f, way->sender);
-	way->report.src_identity = f->end[!to].identity;
-	way->report.dst_identity = f->end[to].identity;
-	way->report.endpoint = f->end[to].endpoint;
-	target_flow_end(way, &f->end[to]);
+	way->report.src_identity = f->side[!to].identity;
+	way->report.dst_identity = f->side[to].identity;
+	way->report.endpoint = f->side[to].endpoint;
+	target_other_end(way, &f->side[!to]);
 	way->trace = TRACE_RELATED + 1;
 	return f->verdict;
 }
 
-__noinline verdict_t admit(struct __sk_buff *skb, const struct packet *p, struct passage *way)
+/* Most packets of a flow are never spoken of, and need not look at the line of the
+ * other end: one that is news is, and one that its delivery may refuse.
+ */
+static __always_inline bool may_be_reported(const struct __sk_buff *skb, const struct packet *p,
+					    const struct passage *way)
 {
-	struct flow_key key = {};
-	verdict_t verdict;
-	struct flow *f;
-	__u32 party;
-	__u64 now;
+	return way->trace || trace_packets ||
+	       (way->target.ifindex && (p->ttl <= 1 || skb->len > way->target.mtu));
+}
 
-	if (!p || !way)
-		return DROP(INVALID_PACKET);
+static __always_inline void report_flow(struct passage *way, const struct flow *f, __u32 party)
+{
+	const struct flow_side *to = &f->side[!party];
 
-	way->generation = current_generation();
-	if (p->icmp_kind == ICMP_KIND_ERROR)
-		return admit_error(skb, p, &key, way);
-
-	way->sender = flow_key_of(p, &key);
-	now = bpf_ktime_get_coarse_ns();
-	f = flow_find(&key, now);
-	if (!f)
-		return admit_new(skb, p, &key, way);
-	party = flow_party(f, way->sender);
-	/* The answering end may open a connection of its own on the same ports. */
-	if (!ends_match(f, party, skb->ifindex, way) ||
-	    (party == DESTINATION && (p->tcp_flags & (TCP_SYN | TCP_ACK)) == TCP_SYN))
-		return admit_new(skb, p, &key, way);
-
-	way->report.src_identity = f->end[party].identity;
-	way->report.dst_identity = f->end[!party].identity;
+	way->report.src_identity = f->side[party & 1].identity;
+	way->report.dst_identity = to->identity;
+	way->report.endpoint = to->endpoint;
 	way->report.point = party;
-	if (f->generation == way->generation) {
-		barrier(); /* the generation vouches for the verdict, so it is read first */
+}
+
+/* The packet of a flow that is known, sent by its party. */
+static __always_inline verdict_t admit_known(struct __sk_buff *skb, const struct packet *p,
+					     const struct control *c, struct flow *f, __u32 party,
+					     __u64 now, struct passage *way)
+{
+	struct flow_side *mine = &f->side[party & 1];
+	verdict_t verdict;
+
+	if (stamp_holds(c, f)) {
+		barrier(); /* the stamp vouches for the verdict, so it is read first */
 		verdict = f->verdict;
 	} else {
 		verdict = check_ends(skb, p, way);
 		if (verdict)
 			return verdict;
-		verdict = renew(skb, p, &key, f, way);
+		verdict = renew(skb, p, f, way);
 	}
 	/* What was admitted before was counted then. */
 	if (party == SOURCE && !way->admitted)
 		hit_flow(f, verdict, skb->len, now);
 	if (verdict) {
+		report_flow(way, f, party);
 		report_denier(way, f);
 		if (party == SOURCE)
 			way->response = f->response;
 		return verdict;
 	}
-	target_flow_end(way, &f->end[!party]);
-	way->report.endpoint = f->end[!party].endpoint;
+	target_other_end(way, mine);
 	way->trace = flow_account(f, p, party, skb->len, now) + 1;
+	if (may_be_reported(skb, p, way))
+		report_flow(way, f, party);
 	return PASS;
+}
+
+__noinline verdict_t admit(struct __sk_buff *skb, const struct packet *p, struct passage *way)
+{
+	struct control *c = controls();
+	struct flow_query packet;
+	flow_ref_t ref;
+	verdict_t verdict;
+	struct flow *f;
+	__u32 party;
+	__u64 now;
+
+	if (!p || !way || !c)
+		return DROP(INVALID_PACKET);
+	if (p->icmp_kind == ICMP_KIND_ERROR)
+		return admit_error(skb, p, c, &packet, way);
+
+	way->sender = flow_key_of(p, &packet.key);
+	flow_hash(c, &packet);
+	now = bpf_ktime_get_coarse_ns();
+	f = flow_find(&packet, way->sender, now, &ref);
+	if (!f)
+		return admit_new(skb, p, &packet, way);
+	party = flow_party(f, way->sender);
+	/* The answering end may open a connection of its own on the same ports. */
+	if (!ends_match(&f->side[party], skb->ifindex, way) ||
+	    (party == DESTINATION && (p->tcp_flags & (TCP_SYN | TCP_ACK)) == TCP_SYN))
+		return admit_new(skb, p, &packet, way);
+	verdict = admit_known(skb, p, c, f, party, now, way);
+	/* The row was given to another flow under our hands: this one is new again. */
+	if (!flow_stands(ref))
+		return admit_new(skb, p, &packet, way);
+	return verdict;
 }

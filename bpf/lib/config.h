@@ -18,6 +18,9 @@ volatile const __u32 world_ipv6_identity = 2;
 /* Slots of rule_hits less one; their number is a power of two. */
 volatile const __u32 rule_mask = 1023;
 
+/* Sets of the flow table less one; their number is a power of two. */
+volatile const __u32 flow_set_mask = 8191;
+
 /* Report every packet, not only a flow's changes of state. */
 volatile const __u8 trace_packets;
 

@@ -4,15 +4,21 @@
  */
 #pragma once
 
+#include "lib/epoch.h"
 #include "lib/policy.h"
 
 struct question {
-	struct addr addr[2]; /* by party */
-	__u32 generation;
+	const struct flow_key *key;
+	__u8 initiator; /* which address of the key opens the flow: 0 low, 1 high */
 	__u8 protocol;
 	__u8 is_ipv6;
 	__be16 port;
 };
+
+static __always_inline const struct addr *addr_of(const struct question *q, __u32 party)
+{
+	return (q->initiator ^ party) & 1 ? &q->key->high : &q->key->low;
+}
 
 struct answer {
 	struct endpoint *local[2]; /* by party, NULL if not a workload of this node */
@@ -20,8 +26,9 @@ struct answer {
 	__u32 identity[2]; /* by party */
 	__u32 cookie[2]; /* by party: the rule that decided at that end */
 	verdict_t verdict;
-	__u16 endpoint; /* whose policy decided */
-	__u8 direction;
+	__u32 stamp; /* the sum of the epochs before anything else was read */
+	__u16 slot[2]; /* by party: the endpoint, or the address's of the epochs array */
+	__u8 direction; /* of the policy that decided */
 	__u8 response; /* to a denial: enum deny_response */
 };
 
@@ -53,7 +60,8 @@ __noinline __u64 audit_news(__u64 candidate, verdict_t verdict)
 	return !candidate_verdict(candidate) != !verdict ? candidate : 0;
 }
 
-static __always_inline void ask_end(const struct question *q, struct answer *a, __u32 me)
+static __always_inline void ask_end(const struct question *q, struct answer *a, __u32 me,
+				    __u32 generation)
 {
 	struct endpoint *local = a->local[me];
 	struct policy_query query;
@@ -62,7 +70,7 @@ static __always_inline void ask_end(const struct question *q, struct answer *a, 
 	if (!local || a->verdict)
 		return;
 	query.policy = local->policy;
-	query.generation = q->generation;
+	query.generation = generation;
 	query.peer = a->identity[!me];
 	query.direction = me == SOURCE ? EGRESS : INGRESS;
 	query.protocol = q->protocol;
@@ -71,30 +79,87 @@ static __always_inline void ask_end(const struct question *q, struct answer *a, 
 	a->verdict = candidate_verdict(candidate);
 	a->cookie[me] = candidate_cookie(candidate);
 	a->direction = query.direction;
-	a->endpoint = local->id;
 	a->response = candidate_response(candidate);
 	query.policy |= 1;
 	a->audit[me] = audit_news(policy_ask(&query), a->verdict);
 }
 
+/* Finds an end, and the slot that moves when what is known of it changes. Slots are
+ * read before what they stand for: that of the address before its row, that of the
+ * endpoint before the row is read once more, to be used. Returns false if that is
+ * another endpoint's by then.
+ */
+static __noinline bool look_up_end(const struct question *q, struct answer *a, __u32 party)
+{
+	const struct addr *addr = addr_of(q, party);
+	__u16 slot = address_slot(addr);
+	__u32 epoch = epoch_at(EPOCH_ADDRESSES + slot);
+	struct endpoint *local;
+	bool same = true;
+
+	barrier();
+	local = bpf_map_lookup_elem(&endpoints, addr);
+	if (local) {
+		__u16 id = local->id;
+		__u32 own = epoch_at(id);
+
+		barrier();
+		local = bpf_map_lookup_elem(&endpoints, addr);
+		if (local) {
+			slot = id;
+			epoch = own;
+			same = local->id == id;
+		}
+	}
+	a->local[party & 1] = local;
+	a->slot[party & 1] = slot;
+	a->stamp += epoch;
+	return same;
+}
+
+/* Finds both ends, and then returns the generation of policy: read once, so that
+ * both are asked under one policy.
+ */
+static __always_inline __u32 look_up_ends(const struct question *q, struct answer *a)
+{
+	struct control *c = controls();
+	bool same;
+
+	if (!c)
+		return 0;
+	a->stamp = *(volatile __u32 *)&c->epoch;
+	same = look_up_end(q, a, SOURCE);
+	same &= look_up_end(q, a, DESTINATION);
+	/* A stamp of the past: the flow's next packet asks again. */
+	if (!same)
+		a->stamp--;
+	barrier();
+	return *(volatile __u32 *)&c->generation;
+}
+
+/* The epoch slot of an end, which was decided together with its row. */
+static __always_inline __u32 slot_of(const struct answer *a, __u32 party)
+{
+	return a->local[party] ? a->slot[party] : EPOCH_ADDRESSES + a->slot[party];
+}
+
 /* Both ends decide: egress at the source, then ingress at the destination. */
 static __noinline int decide(const struct question *q, struct answer *a)
 {
-	a->local[SOURCE] = bpf_map_lookup_elem(&endpoints, &q->addr[SOURCE]);
-	a->local[DESTINATION] = bpf_map_lookup_elem(&endpoints, &q->addr[DESTINATION]);
-	a->identity[SOURCE] = identity_of(&q->addr[SOURCE], a->local[SOURCE], q->is_ipv6);
+	__u32 generation = look_up_ends(q, a);
+
+	a->identity[SOURCE] = identity_of(addr_of(q, SOURCE), a->local[SOURCE], q->is_ipv6);
 	a->identity[DESTINATION] =
-		identity_of(&q->addr[DESTINATION], a->local[DESTINATION], q->is_ipv6);
+		identity_of(addr_of(q, DESTINATION), a->local[DESTINATION], q->is_ipv6);
 	a->verdict = PASS;
 	for (__u32 party = 0; party < 2; party++) {
 		a->cookie[party] = 0;
 		a->audit[party] = 0;
 	}
-	a->endpoint = 0;
 	a->response = RESPONSE_DROP;
 	a->direction = EGRESS;
-	ask_end(q, a, SOURCE);
-	ask_end(q, a, DESTINATION);
+	ask_end(q, a, SOURCE, generation);
+	ask_end(q, a, DESTINATION, generation);
 	return 0;
 }
 
@@ -102,6 +167,14 @@ static __noinline int decide(const struct question *q, struct answer *a)
 static __always_inline __u32 deciding_cookie(const struct answer *a)
 {
 	return a->direction == EGRESS ? a->cookie[SOURCE] : a->cookie[DESTINATION];
+}
+
+/* The endpoint whose policy had the last word. */
+static __always_inline __u16 deciding_endpoint(const struct answer *a)
+{
+	const struct endpoint *local = a->local[a->direction == EGRESS ? SOURCE : DESTINATION];
+
+	return local ? local->id : 0;
 }
 
 /* What audited rules would change, as one number, to tell whether that is news. */

@@ -2,7 +2,7 @@
 /* What user space hears and counts: events and counters. */
 #pragma once
 
-#include "lib/flow.h"
+#include "lib/account.h"
 
 /* What happened to a packet, gathered while it is handled. */
 struct report {

@@ -1,25 +1,36 @@
 /* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
-/* The flow table: connection tracking and the cached decision in one entry. */
+/* Connection tracking, and the decision that is cached with each flow. */
 #pragma once
 
+#include "lib/flow_table.h"
 #include "lib/hits.h"
-#include "lib/l4.h"
 
-#define SECOND 1000000000ULL
-
-static __always_inline __u64 flow_life(const struct flow *f, __u8 protocol)
+/* A ping from A and one from B may carry the same identifier: which end asks is part
+ * of the key, or B's request would pass as an answer to A's.
+ */
+static __always_inline __u8 exchange_of(const struct packet *p, __u32 sender)
 {
-	if (f->state == FLOW_CLOSING)
-		return LIFE_CLOSING * SECOND;
-	if (protocol == PROTO_TCP && f->state == FLOW_OPEN)
-		return LIFE_TCP_OPEN * SECOND;
-	return LIFE_OTHER * SECOND;
+	if (p->icmp_kind == ICMP_KIND_REQUEST)
+		return 1 + sender;
+	if (p->icmp_kind == ICMP_KIND_REPLY)
+		return 1 + !sender;
+	return 0;
 }
 
-/* The party that an address of the flow is: 0 low, 1 high. */
-static __always_inline __u32 flow_party(const struct flow *f, __u32 address)
+/* Ports, protocol and exchange as they lie in the key, in one word: what is written
+ * in parts and read as a whole right after makes the processor wait.
+ */
+static __always_inline __u64 flow_rest(const struct packet *p, __u32 sender)
 {
-	return (address ^ f->initiator) & 1;
+	__u16 low = sender ? p->dport : p->sport, high = sender ? p->sport : p->dport;
+	__u8 exchange = exchange_of(p, sender);
+
+#if __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
+	return low | (__u64)high << 16 | (__u64)p->protocol << 32 | (__u64)exchange << 40;
+#else
+	return (__u64)low << 48 | (__u64)high << 32 | (__u64)p->protocol << 24 |
+	       (__u64)exchange << 16;
+#endif
 }
 
 /* Fills the key and returns which of its addresses sent the packet: 0 low, 1 high. */
@@ -36,59 +47,48 @@ static __always_inline __u32 flow_key_of(const struct packet *p, struct flow_key
 
 	key->low = sender ? p->dst : p->src;
 	key->high = sender ? p->src : p->dst;
-	key->low_port = sender ? p->dport : p->sport;
-	key->high_port = sender ? p->sport : p->dport;
-	key->protocol = p->protocol;
-	key->pad = 0;
-	/* A ping from A and one from B may carry the same identifier: which end asks
-	 * is part of the key, or B's request would pass as an answer to A's.
-	 */
-	key->exchange = 0;
-	if (p->icmp_kind == ICMP_KIND_REQUEST)
-		key->exchange = 1 + sender;
-	else if (p->icmp_kind == ICMP_KIND_REPLY)
-		key->exchange = 1 + !sender;
+	key->rest = flow_rest(p, sender);
 	return sender;
 }
 
-static __always_inline struct flow *flow_find(const struct flow_key *key, __u64 now)
+static __always_inline void flow_set_side(struct flow *f, const struct answer *a, __u32 party)
 {
-	struct flow *f = bpf_map_lookup_elem(&flows, key);
-
-	if (f && now - f->last_seen > flow_life(f, key->protocol) && now > f->last_seen)
-		return NULL;
-	return f;
-}
-
-static __always_inline void flow_set_end(struct flow_end *end, const struct answer *a, __u32 party)
-{
+	struct flow_side *side = &f->side[party];
 	struct endpoint *local = a->local[party];
+	struct endpoint *peer = a->local[!party];
 
-	end->identity = a->identity[party];
-	end->cookie = a->cookie[party];
-	end->ifindex = 0;
-	if (!local)
-		return;
-	end->ifindex = local->ifindex;
-	end->endpoint = local->id;
-	end->mtu = local->mtu;
-	__builtin_memcpy(end->mac, local->mac, sizeof(end->mac));
+	side->identity = a->identity[party];
+	side->cookie = a->cookie[party];
+	side->to_cookie = a->cookie[!party];
+	side->ifindex = 0;
+	side->to_ifindex = 0;
+	if (local) {
+		side->ifindex = local->ifindex;
+		side->endpoint = local->id;
+	}
+	if (peer) {
+		side->to_ifindex = peer->ifindex;
+		side->to_mtu = peer->mtu;
+		__builtin_memcpy(side->to_mac, peer->mac, sizeof(side->to_mac));
+	}
 }
 
-/* Writes a decision into an entry. The generation goes last: who reads the new
- * one reads the new decision.
+/* Writes a decision into a row. The stamp goes last: who reads the new one reads
+ * the new decision.
  */
 static __always_inline void flow_set_answer(struct flow *f, const struct question *q,
 					    const struct answer *a)
 {
-	flow_set_end(&f->end[SOURCE], a, SOURCE);
-	flow_set_end(&f->end[DESTINATION], a, DESTINATION);
+	flow_set_side(f, a, SOURCE);
+	flow_set_side(f, a, DESTINATION);
 	f->verdict = a->verdict;
 	f->direction = a->direction;
 	f->response = a->response;
 	f->audit = audit_mark(a);
+	f->slot[SOURCE] = slot_of(a, SOURCE);
+	f->slot[DESTINATION] = slot_of(a, DESTINATION);
 	barrier();
-	f->generation = q->generation;
+	f->stamp = a->stamp;
 }
 
 /* What a decision made again says that the one before did not. */
@@ -104,26 +104,24 @@ static __always_inline int news_of(const struct flow *f, const struct answer *a)
 									  news;
 }
 
-/* Asks again for a flow whose decision is of an older generation. Two processors
- * may do so under different generations; if their writes mixed, an old verdict
- * could stand beside the new generation. So one writes, and the other uses what
- * it decided for its own packet only. Returns what is news of the answer.
+/* Asks again for a flow whose decision has an old stamp. Two processors may do so
+ * under different epochs; if their writes mixed, an old verdict could stand beside
+ * the new stamp. So one writes, and the other uses what it decided for its own
+ * packet only. Returns what is news of the answer.
  */
-static __noinline int flow_decide_again(struct flow *f, const struct flow_key *key,
-					__u32 generation, struct answer *a)
+static __noinline int flow_decide_again(struct flow *f, struct answer *a)
 {
-	__u32 initiator = f->initiator & 1;
 	int news;
 	struct question q = {
-		.generation = generation,
-		.protocol = key->protocol,
+		.key = &f->key,
+		.initiator = f->initiator,
+		.protocol = f->key.protocol,
 		.port = f->policy_port,
-		.is_ipv6 = key->low.words[2] != MAPPED_PREFIX || key->low.halves[0],
+		.is_ipv6 = f->key.low.words[2] != MAPPED_PREFIX || f->key.low.halves[0],
 	};
 
-	q.addr[SOURCE] = initiator ? key->high : key->low;
-	q.addr[DESTINATION] = initiator ? key->low : key->high;
 	decide(&q, a);
+	count_flow_event(FLOW_DECIDED_AGAIN);
 	news = news_of(f, a);
 	if (!__sync_val_compare_and_swap(&f->busy, 0, 1)) {
 		flow_set_answer(f, &q, a);
@@ -132,62 +130,38 @@ static __noinline int flow_decide_again(struct flow *f, const struct flow_key *k
 	return news;
 }
 
-static __noinline struct flow *flow_create(const struct flow_key *key, __u32 initiator,
+static __always_inline void flow_reset_side(struct flow_side *side)
+{
+	side->packets = 0;
+	side->bytes = 0;
+	side->last_seen = 0;
+	side->endpoint = 0;
+	side->tcp_flags = 0;
+	side->sent = 0;
+	side->acknowledged = 0;
+}
+
+/* Makes a row of a packet's flow, and returns it; NULL if there is no room for it. */
+static __noinline struct flow *flow_create(const struct flow_query *packet,
 					   const struct question *q, const struct answer *a)
 {
-	struct flow f = {};
+	__u64 now = bpf_ktime_get_coarse_ns();
+	flow_ref_t ref = flow_take(packet, now);
+	struct flow *f = ref ? flow_at(ref) : NULL;
 
-	f.created = bpf_ktime_get_coarse_ns();
-	f.last_seen = f.created;
-	f.initiator = initiator & 1;
-	f.policy_port = q->port;
-	flow_set_answer(&f, q, a);
-	if (bpf_map_update_elem(&flows, key, &f, BPF_ANY) < 0)
+	if (!f)
 		return NULL;
-	return bpf_map_lookup_elem(&flows, key);
-}
-
-/* Follows a TCP connection as far as lifetimes need: open once answered, closing
- * after a reset or once both ends have said FIN.
- */
-static __always_inline void flow_follow_tcp(struct flow *f, const struct packet *p, __u32 party)
-{
-	struct flow_end *mine = &f->end[party & 1];
-	struct flow_end *other = &f->end[!party];
-
-	if (p->tcp_flags & TCP_SYN && f->state == FLOW_CLOSING) {
-		f->state = FLOW_OPENING;
-		mine->tcp_flags = 0;
-		other->tcp_flags = 0;
-	}
-	mine->tcp_flags |= p->tcp_flags;
-	if (p->tcp_flags & TCP_RST || mine->tcp_flags & other->tcp_flags & TCP_FIN)
-		f->state = FLOW_CLOSING;
-}
-
-/* Accounts a packet that passes. Returns what it is to the flow, for the trace,
- * or -1 when it is nothing new.
- */
-static __always_inline int flow_account(struct flow *f, const struct packet *p, __u32 party,
-					__u32 length, __u64 now)
-{
-	struct flow_end *mine = &f->end[party & 1];
-	bool reply = party == DESTINATION;
-	int news = -1;
-
-	if (!mine->packets)
-		news = reply ? TRACE_REPLY : TRACE_NEW;
-	f->last_seen = now;
-	__sync_fetch_and_add(&mine->packets, 1);
-	__sync_fetch_and_add(&mine->bytes, length);
-	if (reply && f->state == FLOW_OPENING)
-		f->state = FLOW_OPEN;
-	if (p->protocol == PROTO_TCP) {
-		bool was_closing = f->state == FLOW_CLOSING;
-
-		flow_follow_tcp(f, p, party);
-		if (!was_closing && f->state == FLOW_CLOSING && news < 0)
-			news = reply ? TRACE_REPLY : TRACE_ESTABLISHED;
-	}
-	return news;
+	f->key = packet->key;
+	f->state = FLOW_OPENING;
+	f->initiator = q->initiator & 1;
+	f->policy_port = q->port;
+	f->created = now;
+	f->busy = 0;
+	flow_reset_side(&f->side[SOURCE]);
+	flow_reset_side(&f->side[DESTINATION]);
+	f->side[SOURCE].last_seen = now;
+	flow_set_answer(f, q, a);
+	flow_publish(ref, flow_tag(packet));
+	count_flow_event(FLOW_MADE);
+	return f;
 }

@@ -42,8 +42,8 @@ static __noinline int hit_answer(const struct answer *a, __u32 bytes)
 
 static __noinline int hit_ends(const struct flow *f, verdict_t verdict, __u32 bytes, __u64 now)
 {
-	hit(f->end[SOURCE].cookie, !verdict || f->direction != EGRESS, bytes, now);
-	hit(f->end[DESTINATION].cookie, !verdict, bytes, now);
+	hit(f->side[SOURCE].cookie, !verdict || f->direction != EGRESS, bytes, now);
+	hit(f->side[SOURCE].to_cookie, !verdict, bytes, now);
 	return 0;
 }
 
@@ -51,7 +51,7 @@ static __noinline int hit_ends(const struct flow *f, verdict_t verdict, __u32 by
 static __always_inline void hit_flow(const struct flow *f, verdict_t verdict, __u32 bytes,
 				     __u64 now)
 {
-	if (f->end[SOURCE].cookie | f->end[DESTINATION].cookie)
+	if (f->side[SOURCE].cookie | f->side[SOURCE].to_cookie)
 		hit_ends(f, verdict, bytes, now);
 }
 

@@ -94,6 +94,8 @@ static __always_inline verdict_t read_tcp(struct packet *p, const union l4_heade
 	p->sport = h->tcp.sport;
 	p->dport = h->tcp.dport;
 	p->tcp_flags = h->tcp.flags;
+	p->tcp_sequence = bpf_ntohl(h->tcp.sequence);
+	p->tcp_acknowledged = bpf_ntohl(h->tcp.acknowledgement);
 	return PASS;
 }
 
@@ -125,38 +127,50 @@ static __always_inline __u32 l4_header_min(const struct packet *p)
 	return 0;
 }
 
+static __always_inline verdict_t read_l4(struct packet *p, const union l4_header *h)
+{
+	switch (p->protocol) {
+	case PROTO_TCP:
+		return read_tcp(p, h);
+	case PROTO_UDP:
+		return read_udp(p, h);
+	case PROTO_SCTP:
+		p->sport = h->udp.sport;
+		p->dport = h->udp.dport;
+		p->l4_length = SCTP_HEADER;
+		return PASS;
+	}
+	return read_icmp(p, h);
+}
+
+/* A header that is short, or not in the linear part. */
+static __noinline verdict_t copy_l4(struct __sk_buff *skb, struct packet *p, __u32 need)
+{
+	union l4_header h = {};
+	long err;
+
+	if (need == TCP_HEADER_MIN)
+		err = bpf_skb_load_bytes(skb, p->l4_offset, &h, TCP_HEADER_MIN);
+	else
+		err = bpf_skb_load_bytes(skb, p->l4_offset, &h, UDP_HEADER);
+	return err < 0 ? DROP(L4_HEADER) : read_l4(p, &h);
+}
+
 /* Reads the transport header of a whole datagram or a first fragment. A first
  * fragment too short for its header is how filters were once bypassed (RFC 1858).
  */
 static __always_inline verdict_t parse_l4(struct __sk_buff *skb, struct packet *p)
 {
-	union l4_header h = {};
+	const union l4_header *h = (void *)(long)skb->data + p->l4_offset;
 	__u32 need = l4_header_min(p);
-	long err;
 
 	if (!need)
 		return DROP(UNKNOWN_L4);
 	if (p->payload_length < need)
 		return DROP(L4_HEADER);
-	if (need == TCP_HEADER_MIN)
-		err = bpf_skb_load_bytes(skb, p->l4_offset, &h, TCP_HEADER_MIN);
-	else
-		err = bpf_skb_load_bytes(skb, p->l4_offset, &h, UDP_HEADER);
-	if (err < 0)
-		return DROP(L4_HEADER);
-
-	switch (p->protocol) {
-	case PROTO_TCP:
-		return read_tcp(p, &h);
-	case PROTO_UDP:
-		return read_udp(p, &h);
-	case PROTO_SCTP:
-		p->sport = h.udp.sport;
-		p->dport = h.udp.dport;
-		p->l4_length = SCTP_HEADER;
-		return PASS;
-	}
-	return read_icmp(p, &h);
+	if ((void *)(h + 1) > (void *)(long)skb->data_end)
+		return copy_l4(skb, p, need);
+	return read_l4(p, h);
 }
 
 /* The port that policy speaks of: the destination port, or the ICMP type. */

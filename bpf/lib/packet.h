@@ -36,6 +36,8 @@ struct packet {
 	__u8 more_fragments;
 	__u16 pad1;
 	__be32 fragment_id;
+	__u32 tcp_sequence;
+	__u32 tcp_acknowledged;
 	__u32 pad2;
 };
 

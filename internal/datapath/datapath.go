@@ -40,13 +40,13 @@ type Device struct {
 
 // Datapath is the data plane of one node. Make it with Open.
 type Datapath struct {
-	loaded     *prog.Loaded
-	attacher   *attach.Attacher
-	quick      *attach.Attacher
-	settler    *settler
-	generation *bpfmap.Generation
-	policies   *bpfmap.Policies
-	flows      *bpfmap.Flows
+	loaded   *prog.Loaded
+	attacher *attach.Attacher
+	quick    *attach.Attacher
+	settler  *settler
+	epochs   *bpfmap.Epochs
+	policies *bpfmap.Policies
+	flows    *bpfmap.Flows
 }
 
 // Open loads the programs and creates or adopts the pinned maps. It changes
@@ -56,21 +56,32 @@ func Open(cfg Config, log *slog.Logger) (*Datapath, error) {
 	if err != nil {
 		return nil, err
 	}
-	generation := bpfmap.NewGeneration(loaded.Maps.Control)
+	m := &loaded.Maps
+	epochs, err := bpfmap.NewEpochs(m.Control, m.Epochs, m.Endpoints)
+	if err != nil {
+		loaded.Close()
+		return nil, err
+	}
+	flows, err := bpfmap.NewFlows(m.FlowWays, m.Flows)
+	if err != nil {
+		loaded.Close()
+		return nil, err
+	}
 	return &Datapath{
-		loaded:     loaded,
-		attacher:   attach.New(cfg.PinDir, cfg.LegacyHooks),
-		quick:      attach.New(cfg.PinDir, true),
-		settler:    newSettler(),
-		generation: generation,
-		policies:   bpfmap.NewPolicies(loaded.Maps.Policies, loaded.Maps.PolicySpec, generation),
-		flows:      bpfmap.NewFlows(loaded.Maps.Flows),
+		loaded:   loaded,
+		attacher: attach.New(cfg.PinDir, cfg.LegacyHooks),
+		quick:    attach.New(cfg.PinDir, true),
+		settler:  newSettler(),
+		epochs:   epochs,
+		policies: bpfmap.NewPolicies(m.Policies, m.PolicySpec, epochs),
+		flows:    flows,
 	}, nil
 }
 
 // Close frees this process's handles. What is pinned or attached stays.
 func (d *Datapath) Close() {
 	d.policies.Close()
+	_ = d.flows.Close() // nothing depends on it any more
 	d.loaded.Close()
 }
 
@@ -110,12 +121,12 @@ func (d *Datapath) Detach(dev Device) error {
 
 // Endpoints is the kernel's table of local workloads, by address.
 func (d *Datapath) Endpoints() reconcile.Target[netip.Addr, bpfmap.Endpoint] {
-	return bpfmap.NewEndpoints(d.loaded.Maps.Endpoints, d.generation)
+	return bpfmap.NewEndpoints(d.loaded.Maps.Endpoints, d.epochs)
 }
 
 // Addresses is the kernel's ipcache.
 func (d *Datapath) Addresses() reconcile.Target[netip.Prefix, identity.ID] {
-	return bpfmap.NewIPCache(d.loaded.Maps.IPCache, d.generation)
+	return bpfmap.NewIPCache(d.loaded.Maps.IPCache, d.epochs)
 }
 
 // Policies is the kernel's table of compiled policies.
@@ -123,6 +134,11 @@ func (d *Datapath) Policies() *bpfmap.Policies { return d.policies }
 
 // Flows is the kernel's flow table.
 func (d *Datapath) Flows() *bpfmap.Flows { return d.flows }
+
+// FlowEvents returns the counters of the flow table.
+func (d *Datapath) FlowEvents() (bpfmap.FlowEvents, error) {
+	return bpfmap.ReadFlowEvents(d.loaded.Maps.FlowEvents)
+}
 
 // Hits is the kernel's table of rule counters.
 func (d *Datapath) Hits() *bpfmap.Hits { return bpfmap.NewHits(d.loaded.Maps.RuleHits) }

@@ -53,7 +53,12 @@ func newNode(t testing.TB, change ...func(*prog.Constants)) *node {
 	for _, f := range change {
 		f(&c)
 	}
-	dp, err := Open(Config{PinDir: bpffs(t), Constants: c, Sizes: smallSizes()}, discard())
+	return newSizedNode(t, smallSizes(), c)
+}
+
+func newSizedNode(t testing.TB, sizes prog.Sizes, c prog.Constants) *node {
+	t.Helper()
+	dp, err := Open(Config{PinDir: bpffs(t), Constants: c, Sizes: sizes}, discard())
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -58,7 +58,10 @@ func only(peer identity.ID, port l4.Port) compile.Entries {
 // pair has app1 behind loopback, whose packets the test sends and receives, and
 // app2 elsewhere on the node.
 func pair(t testing.TB, f family, change ...func(*prog.Constants)) *node {
-	n := newNode(t, change...)
+	return pairOn(newNode(t, change...), f)
+}
+
+func pairOn(n *node, f family) *node {
 	n.endpoint(1, loopback, app1ID, app1Policy, f.app1)
 	n.endpoint(2, app2Ifindex, app2ID, app2Policy, f.app2)
 	n.address(f.host+hostBits(f), identity.Host)

@@ -3,6 +3,7 @@
 package datapath
 
 import (
+	"fmt"
 	"os"
 	"regexp"
 	"strconv"
@@ -92,7 +93,7 @@ func deepest(t *testing.T, p *ebpf.ProgramSpec, depths []string) (int, []string)
 				best, chain = sum, below
 			}
 		}
-		return frame[name] + best, append([]string{name}, chain...)
+		return frame[name] + best, append([]string{fmt.Sprintf("%s (%d)", name, frame[name])}, chain...)
 	}
 	return walk(order[0])
 }

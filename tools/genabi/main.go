@@ -34,8 +34,9 @@ var structs = []struct{ name, doc string }{
 	{"policy_value", "is what a policy entry says, tier by tier."},
 	{"control", "is the one row of the control map."},
 	{"flow_key", "names a flow by both its ends, in address order."},
-	{"flow_end", "is what a flow entry knows of one end."},
+	{"flow_side", "is what a row of the flow table knows of one end."},
 	{"flow", "is a row of the flow table."},
+	{"flow_set", "says which rows of a set are taken, and by whom."},
 	{"fragment_key", "names a fragmented datagram."},
 	{"fragment_value", "is what is remembered of a first fragment."},
 	{"counter", "counts packets and bytes."},
@@ -44,7 +45,7 @@ var structs = []struct{ name, doc string }{
 }
 
 // enums are the C enums whose values user space needs.
-var enums = []string{"direction", "tier", "candidate_shift", "candidate_kind", "deny_response", "party", "flow_state", "flow_life", "event_type", "trace_point", "trace_reason"}
+var enums = []string{"direction", "tier", "candidate_shift", "candidate_kind", "deny_response", "party", "flow_state", "flow_life", "flow_way", "flow_event", "epoch_slot", "event_type", "trace_point", "trace_reason"}
 
 func main() {
 	object := flag.String("object", "", "compiled BPF object")

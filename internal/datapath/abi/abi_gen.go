@@ -58,7 +58,8 @@ type PolicyValue struct {
 type Control struct {
 	_          structs.HostLayout
 	Generation uint32
-	Pad        uint32
+	Epoch      uint32
+	Seed       [2]uint64
 }
 
 // FlowKey names a flow by both its ends, in address order.
@@ -73,37 +74,50 @@ type FlowKey struct {
 	Pad      uint16
 }
 
-// FlowEnd is what a flow entry knows of one end.
-type FlowEnd struct {
-	_        structs.HostLayout
-	Identity uint32
-	Ifindex  uint32
-	MAC      [6]uint8
-	Endpoint uint16
-	Cookie   uint32
-	MTU      uint16
-	TCPFlags uint8
-	Pad      uint8
-	Packets  uint64
-	Bytes    uint64
+// FlowSide is what a row of the flow table knows of one end.
+type FlowSide struct {
+	_            structs.HostLayout
+	Packets      uint64
+	Bytes        uint64
+	LastSeen     uint64
+	Identity     uint32
+	Ifindex      uint32
+	Cookie       uint32
+	ToCookie     uint32
+	Endpoint     uint16
+	ToMTU        uint16
+	ToIfindex    uint32
+	ToMAC        [6]uint8
+	TCPFlags     uint8
+	Pad          uint8
+	Sent         uint32
+	Acknowledged uint32
 }
 
 // Flow is a row of the flow table.
 type Flow struct {
 	_          structs.HostLayout
-	LastSeen   uint64
-	Created    uint64
+	Key        FlowKey
+	Stamp      uint32
 	Verdict    uint32
-	Generation uint32
+	Slot       [2]uint32
 	State      uint8
 	Initiator  uint8
-	PolicyPort uint16
 	Direction  uint8
 	Response   uint8
-	Pad        [2]uint8
+	PolicyPort uint16
+	Pad        uint16
+	Side       [2]FlowSide
+	Created    uint64
 	Busy       uint32
 	Audit      uint32
-	End        [2]FlowEnd
+	Reserved   [48]uint8
+}
+
+// FlowSet says which rows of a set are taken, and by whom.
+type FlowSet struct {
+	_   structs.HostLayout
+	Way [8]uint32
 }
 
 // FragmentKey names a fragmented datagram.
@@ -229,6 +243,30 @@ const (
 	LifeTCPOpen = 21600
 	LifeClosing = 10
 	LifeOther   = 60
+	LifeSpared  = 300
+)
+
+// Values of enum flow_way in bpf/lib/abi.h.
+const (
+	FlowWays      = 8
+	FlowTagShift  = 16
+	FlowCountMask = 65535
+	FlowBusy      = 1
+)
+
+// Values of enum flow_event in bpf/lib/abi.h.
+const (
+	FlowMade         = 0
+	FlowDecidedAgain = 1
+	FlowEvicted      = 2
+	FlowRefused      = 3
+	FlowEvents       = 4
+)
+
+// Values of enum epoch_slot in bpf/lib/abi.h.
+const (
+	EpochAddresses = 65536
+	EpochSlots     = 131072
 )
 
 // Values of enum event_type in bpf/lib/abi.h.

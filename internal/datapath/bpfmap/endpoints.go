@@ -26,15 +26,19 @@ type Endpoint struct {
 
 // Endpoints is the map from a workload's address to its facts.
 type Endpoints struct {
-	m          *ebpf.Map
-	generation *Generation
+	m      *ebpf.Map
+	epochs *Epochs
 }
 
 // NewEndpoints wraps the endpoint map.
-func NewEndpoints(m *ebpf.Map, g *Generation) *Endpoints { return &Endpoints{m, g} }
+func NewEndpoints(m *ebpf.Map, e *Epochs) *Endpoints { return &Endpoints{m, e} }
 
 // Update writes a row. A full map is an error that names the size option.
 func (e *Endpoints) Update(ip netip.Addr, row Endpoint) error {
+	before, err := e.tenant(ip)
+	if err != nil {
+		return err
+	}
 	value := abi.Endpoint{
 		Ifindex: uint32(row.IfIndex), Identity: uint32(row.Identity), Policy: row.PolicyID,
 		ID: row.ID, MTU: uint16(min(row.MTU, 0xffff)), MAC: row.MAC,
@@ -42,33 +46,70 @@ func (e *Endpoints) Update(ip netip.Addr, row Endpoint) error {
 	if err := e.m.Put(abi.AddrFrom(ip), &value); err != nil {
 		return fullError("endpoint map", ip, e.m.MaxEntries(), err)
 	}
-	return e.generation.Advance()
+	return e.changed(ip, before, row.ID)
 }
 
 // Delete removes a row; a missing one is no error.
 func (e *Endpoints) Delete(ip netip.Addr) error {
+	before, err := e.tenant(ip)
+	if err != nil {
+		return err
+	}
 	if err := e.m.Delete(abi.AddrFrom(ip)); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
 		return fmt.Errorf("endpoint map: delete %s: %w", ip, err)
 	}
-	return e.generation.Advance()
+	return e.changed(ip, before, before)
+}
+
+// tenant returns the workload that has an address, 0 for none.
+func (e *Endpoints) tenant(ip netip.Addr) (uint16, error) {
+	var row abi.Endpoint
+	if err := e.m.Lookup(abi.AddrFrom(ip), &row); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
+		return 0, fmt.Errorf("endpoint map: look for %s: %w", ip, err)
+	}
+	return row.ID, nil
+}
+
+// changed moves the epochs of an address and of those that had it and have it.
+func (e *Endpoints) changed(ip netip.Addr, before, after uint16) error {
+	err := errors.Join(e.epochs.Address(ip), e.epochs.Endpoint(after))
+	if before != after {
+		err = errors.Join(err, e.epochs.Endpoint(before))
+	}
+	return err
 }
 
 // Dump returns all rows.
 func (e *Endpoints) Dump() (map[netip.Addr]Endpoint, error) {
 	rows := make(map[netip.Addr]Endpoint)
-	var key abi.Addr
-	var v abi.Endpoint
-	iterator := e.m.Iterate()
-	for iterator.Next(&key, &v) {
+	err := eachEndpoint(e.m, func(key *abi.Addr, v *abi.Endpoint) {
 		rows[key.IP()] = Endpoint{
 			ID: v.ID, Identity: identity.ID(v.Identity), PolicyID: v.Policy,
 			IfIndex: int(v.Ifindex), MAC: v.MAC, MTU: int(v.MTU),
 		}
+	})
+	return rows, err
+}
+
+// batchEndpoints is how many rows one system call reads.
+const batchEndpoints = 1024
+
+func eachEndpoint(m *ebpf.Map, visit func(*abi.Addr, *abi.Endpoint)) error {
+	size := min(batchEndpoints, int(m.MaxEntries()))
+	keys, rows := make([]abi.Addr, size), make([]abi.Endpoint, size)
+	var cursor ebpf.MapBatchCursor
+	for {
+		n, err := m.BatchLookup(&cursor, keys, rows, nil)
+		for i := range n {
+			visit(&keys[i], &rows[i])
+		}
+		if errors.Is(err, ebpf.ErrKeyNotExist) {
+			return nil
+		}
+		if err != nil {
+			return fmt.Errorf("read the endpoint map: %w", err)
+		}
 	}
-	if err := iterator.Err(); err != nil {
-		return nil, fmt.Errorf("read the endpoint map: %w", err)
-	}
-	return rows, nil
 }
 
 // fullError explains a failed write; maps without a free entry answer E2BIG or

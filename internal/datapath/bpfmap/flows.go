@@ -3,7 +3,6 @@
 package bpfmap
 
 import (
-	"errors"
 	"fmt"
 	"net/netip"
 	"time"
@@ -54,47 +53,36 @@ type Flow struct {
 	Expires     time.Duration   // from now, when no more packets come
 	ICMPQuery   uint16          // identifier, for ICMP
 	ICMPType    uint8           // of the request, for ICMP
-	Generation  uint32
 }
 
 // Flows is the flow table.
-type Flows struct{ m *ebpf.Map }
+type Flows struct{ table *flowTable }
 
-// NewFlows wraps the flow table.
-func NewFlows(m *ebpf.Map) *Flows { return &Flows{m} }
-
-// batchFlows is how many rows one system call reads.
-const batchFlows = 4096
-
-// each calls visit for every row. The table changes underneath: a row may be
-// missed or come twice.
-func (f *Flows) each(visit func(*abi.FlowKey, *abi.Flow)) error {
-	keys := make([]abi.FlowKey, batchFlows)
-	values := make([]abi.Flow, batchFlows)
-	var cursor ebpf.MapBatchCursor
-	for {
-		n, err := f.m.BatchLookup(&cursor, keys, values, nil)
-		for i := range n {
-			visit(&keys[i], &values[i])
-		}
-		if errors.Is(err, ebpf.ErrKeyNotExist) {
-			return nil
-		}
-		if err != nil {
-			return fmt.Errorf("read the flow table: %w", err)
-		}
+// NewFlows wraps the flow table; Close lets go of it.
+func NewFlows(ways, rows *ebpf.Map) (*Flows, error) {
+	table, err := openFlowTable(ways, rows)
+	if err != nil {
+		return nil, err
 	}
+	return &Flows{table}, nil
 }
 
-// All returns every live flow.
+// Close unmaps the table. The flows stay.
+func (f *Flows) Close() error { return f.table.close() }
+
+// Capacity is how many flows the table has rows for.
+func (f *Flows) Capacity() int { return int(f.table.rows.MaxEntries()) }
+
+// All returns every live flow. The table changes underneath: a flow may be missed
+// or come twice.
 func (f *Flows) All() ([]Flow, error) {
 	now, err := monotonic()
 	if err != nil {
 		return nil, err
 	}
 	var flows []Flow
-	err = f.each(func(key *abi.FlowKey, value *abi.Flow) {
-		if flow := flowOf(key, value, now); flow.Expires > 0 {
+	err = f.table.each(func(_ tenant, row *abi.Flow) {
+		if flow := flowOf(row, now); flow.Expires > 0 {
 			flows = append(flows, flow)
 		}
 	})
@@ -102,49 +90,38 @@ func (f *Flows) All() ([]Flow, error) {
 }
 
 // CollectGarbage removes the flows whose life has ended, and returns how many
-// were removed and how many are left.
+// were removed and how many are left. The programs do without: to them a dead flow
+// is an empty row, only one that takes longer to recognise.
 func (f *Flows) CollectGarbage() (removed, left int, err error) {
 	now, err := monotonic()
 	if err != nil {
 		return 0, 0, err
 	}
-	var dead []abi.FlowKey
-	err = f.each(func(key *abi.FlowKey, value *abi.Flow) {
-		if lifeLeft(key, value, now) <= 0 {
-			dead = append(dead, *key)
-			return
+	err = f.table.each(func(t tenant, row *abi.Flow) {
+		if lifeLeft(row, now) > 0 {
+			left++
+		} else if f.table.release(t) {
+			removed++
 		}
-		left++
 	})
-	removed = f.remove(dead)
 	return removed, left, err
 }
 
 // Flush removes the flows of an address, or with an invalid address all flows,
 // and returns how many there were.
 func (f *Flows) Flush(ip netip.Addr) (int, error) {
-	var found []abi.FlowKey
 	wanted := abi.Addr{}
 	if ip.IsValid() {
 		wanted = abi.AddrFrom(ip)
 	}
-	err := f.each(func(key *abi.FlowKey, _ *abi.Flow) {
-		if !ip.IsValid() || key.Low == wanted || key.High == wanted {
-			found = append(found, *key)
-		}
-	})
-	return f.remove(found), err
-}
-
-// remove deletes rows one by one: a batch would stop at the first that is gone.
-func (f *Flows) remove(keys []abi.FlowKey) int {
 	removed := 0
-	for i := range keys {
-		if f.m.Delete(&keys[i]) == nil {
+	err := f.table.each(func(t tenant, row *abi.Flow) {
+		concerned := !ip.IsValid() || row.Key.Low == wanted || row.Key.High == wanted
+		if concerned && f.table.release(t) {
 			removed++
 		}
-	}
-	return removed
+	})
+	return removed, err
 }
 
 func monotonic() (time.Duration, error) {
@@ -155,46 +132,49 @@ func monotonic() (time.Duration, error) {
 	return time.Duration(now.Nano()), nil
 }
 
-func lifeLeft(key *abi.FlowKey, value *abi.Flow, now time.Duration) time.Duration {
-	life := abi.LifeOther
-	switch {
-	case value.State == abi.FlowClosing:
-		life = abi.LifeClosing
-	case l4.Protocol(key.Protocol) == l4.TCP && value.State == abi.FlowOpen:
-		life = abi.LifeTCPOpen
-	}
-	return time.Duration(value.LastSeen) + time.Duration(life)*time.Second - now
+func lastSeen(row *abi.Flow) time.Duration {
+	return time.Duration(max(row.Side[abi.Source].LastSeen, row.Side[abi.Destination].LastSeen))
 }
 
-func flowOf(key *abi.FlowKey, value *abi.Flow, now time.Duration) Flow {
-	low := netip.AddrPortFrom(key.Low.IP(), abi.Port(key.LowPort))
-	high := netip.AddrPortFrom(key.High.IP(), abi.Port(key.HighPort))
-	if value.Initiator == 1 {
-		low, high = high, low
+func lifeLeft(row *abi.Flow, now time.Duration) time.Duration {
+	life := abi.LifeOther
+	switch {
+	case row.State == abi.FlowClosing:
+		life = abi.LifeClosing
+	case l4.Protocol(row.Key.Protocol) == l4.TCP && row.State == abi.FlowOpen:
+		life = abi.LifeTCPOpen
+	}
+	return lastSeen(row) + time.Duration(life)*time.Second - now
+}
+
+func flowOf(row *abi.Flow, now time.Duration) Flow {
+	from := netip.AddrPortFrom(row.Key.Low.IP(), abi.Port(row.Key.LowPort))
+	to := netip.AddrPortFrom(row.Key.High.IP(), abi.Port(row.Key.HighPort))
+	if row.Initiator == 1 {
+		from, to = to, from
 	}
 	f := Flow{
-		Protocol:    l4.Protocol(key.Protocol),
-		Source:      flowEnd(low, &value.End[abi.Source]),
-		Destination: flowEnd(high, &value.End[abi.Destination]),
-		State:       FlowState(value.State),
-		Denied:      flow.DropReason(value.Verdict & 0xff),
-		Created:     time.Duration(value.Created),
-		Idle:        now - time.Duration(value.LastSeen),
-		Expires:     lifeLeft(key, value, now),
-		Generation:  value.Generation,
+		Protocol:    l4.Protocol(row.Key.Protocol),
+		Source:      flowEnd(from, &row.Side[abi.Source]),
+		Destination: flowEnd(to, &row.Side[abi.Destination]),
+		State:       FlowState(row.State),
+		Denied:      flow.DropReason(row.Verdict & 0xff),
+		Created:     time.Duration(row.Created),
+		Idle:        now - lastSeen(row),
+		Expires:     lifeLeft(row, now),
 	}
 	if !f.Protocol.HasPorts() {
-		f.ICMPQuery = low.Port()
-		f.ICMPType = uint8(abi.Port(value.PolicyPort))
-		f.Source.Addr = netip.AddrPortFrom(low.Addr(), 0)
-		f.Destination.Addr = netip.AddrPortFrom(high.Addr(), 0)
+		f.ICMPQuery = from.Port()
+		f.ICMPType = uint8(abi.Port(row.PolicyPort))
+		f.Source.Addr = netip.AddrPortFrom(from.Addr(), 0)
+		f.Destination.Addr = netip.AddrPortFrom(to.Addr(), 0)
 	}
 	return f
 }
 
-func flowEnd(addr netip.AddrPort, end *abi.FlowEnd) FlowEnd {
+func flowEnd(addr netip.AddrPort, side *abi.FlowSide) FlowEnd {
 	return FlowEnd{
-		Addr: addr, Identity: identity.ID(end.Identity), Endpoint: end.Endpoint,
-		Cookie: end.Cookie, Packets: end.Packets, Bytes: end.Bytes,
+		Addr: addr, Identity: identity.ID(side.Identity), Endpoint: side.Endpoint,
+		Cookie: side.Cookie, Packets: side.Packets, Bytes: side.Bytes,
 	}
 }

@@ -20,19 +20,19 @@ const ipv4Bits = 96
 
 // IPCache is the longest-prefix table from an address to its identity.
 type IPCache struct {
-	m          *ebpf.Map
-	generation *Generation
+	m      *ebpf.Map
+	epochs *Epochs
 }
 
 // NewIPCache wraps the ipcache map.
-func NewIPCache(m *ebpf.Map, g *Generation) *IPCache { return &IPCache{m, g} }
+func NewIPCache(m *ebpf.Map, e *Epochs) *IPCache { return &IPCache{m, e} }
 
 // Update writes a row.
 func (c *IPCache) Update(prefix netip.Prefix, id identity.ID) error {
 	if err := c.m.Put(ipcacheKey(prefix), &abi.IPCacheValue{Identity: uint32(id)}); err != nil {
 		return fullError("ipcache", prefix, c.m.MaxEntries(), err)
 	}
-	return c.generation.Advance()
+	return c.epochs.Prefix(prefix)
 }
 
 // Delete removes a row; a missing one is no error.
@@ -40,7 +40,7 @@ func (c *IPCache) Delete(prefix netip.Prefix) error {
 	if err := c.m.Delete(ipcacheKey(prefix)); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
 		return fmt.Errorf("ipcache: delete %s: %w", prefix, err)
 	}
-	return c.generation.Advance()
+	return c.epochs.Prefix(prefix)
 }
 
 // Dump returns all rows.

@@ -46,9 +46,40 @@ func ReadMetrics(m *ebpf.Map) ([]Count, error) {
 
 // ReadLostEvents returns how many events found the ring buffer full.
 func ReadLostEvents(m *ebpf.Map) (uint64, error) {
-	var perCPU []uint64
-	if err := m.Lookup(uint32(0), &perCPU); err != nil {
+	n, err := readSum(m, 0)
+	if err != nil {
 		return 0, fmt.Errorf("read the count of lost events: %w", err)
+	}
+	return n, nil
+}
+
+// FlowEvents counts what happened to the flow table.
+type FlowEvents struct {
+	Made         uint64
+	DecidedAgain uint64 // because something that concerns the flow changed
+	Evicted      uint64 // live flows that gave their rows to new ones
+	Refused      uint64 // new flows that found no row, and were dropped
+}
+
+// ReadFlowEvents returns the counters of the flow table.
+func ReadFlowEvents(m *ebpf.Map) (FlowEvents, error) {
+	var e FlowEvents
+	for slot, n := range map[uint32]*uint64{
+		abi.FlowMade: &e.Made, abi.FlowDecidedAgain: &e.DecidedAgain, abi.FlowEvicted: &e.Evicted, abi.FlowRefused: &e.Refused,
+	} {
+		var err error
+		if *n, err = readSum(m, slot); err != nil {
+			return e, fmt.Errorf("read the counters of the flow table: %w", err)
+		}
+	}
+	return e, nil
+}
+
+// readSum reads a number that every processor counts for itself.
+func readSum(m *ebpf.Map, slot uint32) (uint64, error) {
+	var perCPU []uint64
+	if err := m.Lookup(slot, &perCPU); err != nil {
+		return 0, err
 	}
 	var sum uint64
 	for _, n := range perCPU {

@@ -5,6 +5,7 @@ package bpfmap
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"sync"
 	"time"
@@ -35,12 +36,12 @@ func (e *TooLargeError) Error() string {
 // changes: only a new policy needs new maps, which cost a grace period of the
 // kernel, some ten milliseconds. The kernel holds the only copy of the entries.
 type Policies struct {
-	slots      slots
-	capacity   int // of one policy
-	last       uint32
-	generation *Generation
-	inherited  bool // an earlier agent may have left policies
-	wait       func()
+	slots     slots
+	capacity  int // of one policy
+	last      uint32
+	epochs    *Epochs
+	inherited bool // an earlier agent may have left policies
+	wait      func()
 
 	mu   sync.Mutex
 	held map[uint32]*heldPolicy
@@ -66,18 +67,18 @@ type lag struct {
 }
 
 // NewPolicies wraps the policies map; spec describes one policy's map.
-func NewPolicies(outer *ebpf.Map, spec *ebpf.MapSpec, g *Generation) *Policies {
-	p := newPolicies(kernelSlots{outer, spec}, int(spec.MaxEntries), outer.MaxEntries()/2-1, g)
+func NewPolicies(outer *ebpf.Map, spec *ebpf.MapSpec, e *Epochs) *Policies {
+	p := newPolicies(kernelSlots{outer, spec}, int(spec.MaxEntries), outer.MaxEntries()/2-1, e)
 	p.wait = waitForPackets
 	return p
 }
 
-func newPolicies(s slots, capacity int, last uint32, g *Generation) *Policies {
+func newPolicies(s slots, capacity int, last uint32, e *Epochs) *Policies {
 	settled := make(chan struct{})
 	close(settled)
-	generation, err := g.add(0)
+	generation, err := e.generation()
 	return &Policies{
-		slots: s, capacity: capacity, last: last, generation: g, inherited: err != nil || generation != 0,
+		slots: s, capacity: capacity, last: last, epochs: e, inherited: err != nil || generation != 0,
 		wait: func() {}, held: make(map[uint32]*heldPolicy), settled: settled, behind: make(map[uint32]lag),
 	}
 }
@@ -95,7 +96,7 @@ func (p *Policies) Apply(changes map[uint32]compile.Delta) error {
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	force, err := p.generation.bank()
+	force, err := p.epochs.bank()
 	if err != nil {
 		return err
 	}
@@ -109,7 +110,7 @@ func (p *Policies) Apply(changes map[uint32]compile.Delta) error {
 	<-p.settled
 	err = p.prepare(1-force, changes)
 	if err == nil {
-		err = p.generation.flip()
+		err = p.epochs.flip()
 	}
 	if err != nil {
 		p.distrust(changes)
@@ -117,7 +118,7 @@ func (p *Policies) Apply(changes map[uint32]compile.Delta) error {
 	}
 	p.follow(changes)
 	p.settle()
-	return nil
+	return p.epochs.policies(slices.Collect(maps.Keys(changes)))
 }
 
 // check refuses what cannot fit before anything is touched.
@@ -372,7 +373,7 @@ func (p *Policies) Delete(ids ...uint32) error {
 			}
 		}
 	}
-	return errors.Join(append(failed, p.generation.Advance())...)
+	return errors.Join(append(failed, p.epochs.policies(ids))...)
 }
 
 // IDs returns the policies that are in force, in order. Those that an earlier
@@ -398,7 +399,7 @@ func (p *Policies) IDs() ([]uint32, error) {
 func (p *Policies) Get(id uint32) (compile.Entries, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	force, err := p.generation.bank()
+	force, err := p.epochs.bank()
 	if err != nil {
 		return nil, err
 	}

@@ -8,6 +8,7 @@ import (
 	"os"
 	"slices"
 	"testing"
+	"unsafe"
 
 	"github.com/cilium/ebpf"
 	"golang.org/x/sys/unix"
@@ -27,8 +28,8 @@ const (
 
 // kernelTable is the maps that Policies works on, as the programs have them.
 type kernelTable struct {
-	outer, control *ebpf.Map
-	spec           *ebpf.MapSpec
+	outer, control, epochs, endpoints *ebpf.Map
+	spec                              *ebpf.MapSpec
 }
 
 func newTable(t testing.TB, capacity uint32) *kernelTable {
@@ -40,8 +41,10 @@ func newTable(t testing.TB, capacity uint32) *kernelTable {
 		Type: ebpf.LPMTrie, KeySize: 12, ValueSize: 32, MaxEntries: capacity, Flags: unix.BPF_F_NO_PREALLOC,
 	}}
 	for m, spec := range map[**ebpf.Map]*ebpf.MapSpec{
-		&k.outer:   {Type: ebpf.ArrayOfMaps, KeySize: 4, ValueSize: 4, MaxEntries: 2 * (testPolicies + 1), InnerMap: k.spec},
-		&k.control: {Type: ebpf.Array, KeySize: 4, ValueSize: 8, MaxEntries: 1},
+		&k.outer:     {Type: ebpf.ArrayOfMaps, KeySize: 4, ValueSize: 4, MaxEntries: 2 * (testPolicies + 1), InnerMap: k.spec},
+		&k.control:   {Type: ebpf.Array, KeySize: 4, ValueSize: uint32(unsafe.Sizeof(abi.Control{})), MaxEntries: 1},
+		&k.epochs:    {Type: ebpf.Array, KeySize: 4, ValueSize: 8, MaxEntries: abi.EpochSlots},
+		&k.endpoints: {Type: ebpf.Hash, KeySize: 16, ValueSize: uint32(unsafe.Sizeof(abi.Endpoint{})), MaxEntries: 16},
 	} {
 		made, err := ebpf.NewMap(spec)
 		if err != nil {
@@ -169,7 +172,11 @@ const noFaults = 1 << 30
 // open makes Policies on the table, as an agent does when it starts.
 func (k *kernelTable) open() (*Policies, *faulty) {
 	f := &faulty{kernelSlots: kernelSlots{k.outer, k.spec}, left: noFaults}
-	return newPolicies(f, int(k.spec.MaxEntries), testPolicies, NewGeneration(k.control)), f
+	epochs, err := NewEpochs(k.control, k.epochs, k.endpoints)
+	if err != nil {
+		panic(err)
+	}
+	return newPolicies(f, int(k.spec.MaxEntries), testPolicies, epochs), f
 }
 
 func drawEntry(t *rapid.T) (compile.Key, compile.Value) {

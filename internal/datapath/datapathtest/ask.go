@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"net/netip"
 
-	"cilium.local/cilium/internal/datapath/bpfmap"
 	"cilium.local/cilium/internal/flow"
 	"cilium.local/cilium/internal/l4"
 	"cilium.local/cilium/internal/policy"
@@ -74,7 +73,7 @@ func (k *Kernel) nextPort() error {
 		return nil
 	}
 	k.port = first
-	_, err := bpfmap.NewFlows(k.loaded.Maps.Flows).Flush(netip.Addr{})
+	_, err := k.flows.Flush(netip.Addr{})
 	return err
 }
 

@@ -42,11 +42,12 @@ const Loopback = 1
 
 // Kernel is the programs with maps of their own. Make it with New.
 type Kernel struct {
-	loaded     *prog.Loaded
-	policies   *bpfmap.Policies
-	generation *bpfmap.Generation
-	events     *event.Reader
-	port       uint16 // that the next question comes from
+	loaded   *prog.Loaded
+	policies *bpfmap.Policies
+	epochs   *bpfmap.Epochs
+	flows    *bpfmap.Flows
+	events   *event.Reader
+	port     uint16 // that the next question comes from
 }
 
 // New loads the programs. The test is skipped without root.
@@ -61,10 +62,17 @@ func New(t testing.TB) *Kernel {
 		t.Fatal(err)
 	}
 	t.Cleanup(loaded.Close)
-	k := &Kernel{loaded: loaded, generation: bpfmap.NewGeneration(loaded.Maps.Control)}
-	k.policies = bpfmap.NewPolicies(loaded.Maps.Policies, loaded.Maps.PolicySpec, k.generation)
+	k, m := &Kernel{loaded: loaded}, &loaded.Maps
+	if k.epochs, err = bpfmap.NewEpochs(m.Control, m.Epochs, m.Endpoints); err != nil {
+		t.Fatal(err)
+	}
+	if k.flows, err = bpfmap.NewFlows(m.FlowWays, m.Flows); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = k.flows.Close() })
+	k.policies = bpfmap.NewPolicies(m.Policies, m.PolicySpec, k.epochs)
 	t.Cleanup(k.policies.Close)
-	if k.events, err = event.Open(loaded.Maps.Events); err != nil {
+	if k.events, err = event.Open(m.Events); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = k.events.Close() })
@@ -105,17 +113,17 @@ type Workload struct {
 // Workload makes an address that of a workload, or changes what it is.
 func (k *Kernel) Workload(ip netip.Addr, w Workload) error {
 	row := bpfmap.Endpoint{ID: w.ID, Identity: w.Identity, PolicyID: w.Policy, IfIndex: Loopback, MTU: 1500}
-	return bpfmap.NewEndpoints(k.loaded.Maps.Endpoints, k.generation).Update(ip, row)
+	return bpfmap.NewEndpoints(k.loaded.Maps.Endpoints, k.epochs).Update(ip, row)
 }
 
 // Address gives the addresses of a prefix an identity.
 func (k *Kernel) Address(prefix netip.Prefix, id identity.ID) error {
-	return bpfmap.NewIPCache(k.loaded.Maps.IPCache, k.generation).Update(prefix, id)
+	return bpfmap.NewIPCache(k.loaded.Maps.IPCache, k.epochs).Update(prefix, id)
 }
 
 // ForgetAddress takes the identity of a prefix away.
 func (k *Kernel) ForgetAddress(prefix netip.Prefix) error {
-	return bpfmap.NewIPCache(k.loaded.Maps.IPCache, k.generation).Delete(prefix)
+	return bpfmap.NewIPCache(k.loaded.Maps.IPCache, k.epochs).Delete(prefix)
 }
 
 // Actions of the programs (linux/pkt_cls.h).

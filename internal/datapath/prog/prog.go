@@ -15,6 +15,7 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"math/bits"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -42,13 +43,13 @@ type Constants struct {
 
 // Sizes are the capacities of the maps, in entries unless said otherwise. Bytes
 // each entry costs in the kernel, about: endpoint 100, address 120, policy entry
-// 130, flow 200 (allocated at once), fragment 100 (allocated at once).
+// 130, flow 260 (allocated at once), fragment 100 (allocated at once).
 type Sizes struct {
 	Endpoints     uint32 // one an address
 	Addresses     uint32
 	Policies      uint32 // distinct enforced policies, 32 bytes each
 	PolicyEntries uint32 // of one policy
-	Flows         uint32
+	Flows         uint32 // rounded up to a power of two
 	Fragments     uint32
 	Rules         uint32 // whose hits are counted, a power of two; 48 bytes each and processor
 	EventBytes    uint32 // of the ring buffer, a power of two and a multiple of the page size
@@ -62,6 +63,13 @@ func DefaultSizes() Sizes {
 	}
 }
 
+// FlowsFor is how many flows suit a machine with so many bytes of memory: a
+// thousandth of it, and at least 8 MiB.
+func FlowsFor(memory uint64) uint32 {
+	const least, most, row = 1 << 15, 1 << 21, 260
+	return uint32(min(max(memory/1000/row, least), most))
+}
+
 // Loaded is the data plane in the kernel.
 type Loaded struct {
 	FromWorkload, ToWorkload *ebpf.Program
@@ -71,7 +79,9 @@ type Loaded struct {
 
 // Maps are the programs' maps, by the names that the C code gives them.
 type Maps struct {
-	Endpoints, IPCache, Policies, Control, Flows, Fragments, Metrics, RuleHits, Events, EventsLost *ebpf.Map
+	Endpoints, IPCache, Policies, Control, Epochs *ebpf.Map
+	Flows, FlowWays, FlowEvents, Fragments        *ebpf.Map
+	Metrics, RuleHits, Events, EventsLost         *ebpf.Map
 
 	// PolicySpec is the specification of one policy's map, for the Policies slots.
 	PolicySpec *ebpf.MapSpec
@@ -111,7 +121,7 @@ func Load(pinDir string, c Constants, s Sizes, log *slog.Logger) (*Loaded, error
 	if err := pinMaps(spec, pinDir, log); err != nil {
 		return nil, err
 	}
-	if err := setRuleMask(spec); err != nil {
+	if err := errors.Join(setRuleMask(spec), setFlowMask(spec)); err != nil {
 		return nil, err
 	}
 	collection, err := ebpf.NewCollectionWithOptions(spec, ebpf.CollectionOptions{
@@ -129,7 +139,8 @@ func loaded(spec *ebpf.CollectionSpec, c *ebpf.Collection) *Loaded {
 		ToWorkload:   c.Programs["to_workload"],
 		Maps: Maps{
 			Endpoints: c.Maps["endpoints"], IPCache: c.Maps["ipcache"], Policies: c.Maps["policies"],
-			Control: c.Maps["control"], Flows: c.Maps["flows"], Fragments: c.Maps["fragments"],
+			Control: c.Maps["control"], Epochs: c.Maps["epochs"], Fragments: c.Maps["fragments"],
+			Flows: c.Maps["flows"], FlowWays: c.Maps["flow_ways"], FlowEvents: c.Maps["flow_events"],
 			Metrics: c.Maps["metrics"], RuleHits: c.Maps["rule_hits"], Events: c.Maps["events"], EventsLost: c.Maps["events_lost"],
 			PolicySpec: spec.Maps["policies"].InnerMap.Copy(),
 		},
@@ -192,6 +203,22 @@ func setRuleMask(spec *ebpf.CollectionSpec) error {
 	return setConstant(spec, "rule_mask", slots-1)
 }
 
+// flowRows is the size of the flow table for so many flows: a power of two, at
+// least two sets.
+func flowRows(flows uint32) uint32 {
+	return max(2*abi.FlowWays, uint32(1)<<bits.Len32(max(flows, 1)-1))
+}
+
+// setFlowMask follows the size of the flow table, which is that of the pinned one
+// where there is one.
+func setFlowMask(spec *ebpf.CollectionSpec) error {
+	sets, rows := spec.Maps["flow_ways"].MaxEntries, spec.Maps["flows"].MaxEntries
+	if sets&(sets-1) != 0 || rows != sets*abi.FlowWays {
+		return fmt.Errorf("flow table: %d rows in %d sets; remove the pinned maps with: cilium cleanup -f", rows, sets)
+	}
+	return setConstant(spec, "flow_set_mask", sets-1)
+}
+
 // gateway returns all zero for a family that the node does not have.
 func gateway(ip netip.Addr) abi.Addr {
 	if !ip.IsValid() {
@@ -203,7 +230,7 @@ func gateway(ip netip.Addr) abi.Addr {
 func setSizes(spec *ebpf.CollectionSpec, s Sizes) {
 	for name, entries := range map[string]uint32{
 		"endpoints": s.Endpoints, "ipcache": s.Addresses, "policies": 4 * (s.Policies + 1),
-		"flows": s.Flows, "fragments": s.Fragments, "rule_hits": s.Rules, "events": s.EventBytes,
+		"flows": flowRows(s.Flows), "flow_ways": flowRows(s.Flows) / abi.FlowWays, "fragments": s.Fragments, "rule_hits": s.Rules, "events": s.EventBytes,
 	} {
 		spec.Maps[name].MaxEntries = entries
 	}
