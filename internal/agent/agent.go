@@ -13,6 +13,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"cilium.local/cilium/internal/agent/addressbook"
 	"cilium.local/cilium/internal/agent/cidrid"
 	"cilium.local/cilium/internal/agent/enforce"
@@ -160,10 +162,20 @@ func (a *Agent) gatewayMAC() net.HardwareAddr {
 	return mac
 }
 
+// memory is how much this machine has, in bytes; 0 if it does not say.
+func memory() uint64 {
+	var info unix.Sysinfo_t
+	if unix.Sysinfo(&info) != nil {
+		return 0
+	}
+	return info.Totalram * uint64(info.Unit)
+}
+
 // sizes returns the capacities of the kernel's tables.
 func (a *Agent) sizes() prog.Sizes {
 	d := a.cfg.Datapath
 	sizes := prog.DefaultSizes()
+	sizes.Flows = prog.FlowsFor(memory())
 	for _, s := range []struct {
 		size  *uint32
 		value uint32

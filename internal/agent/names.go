@@ -116,7 +116,17 @@ func (a *Agent) metricSources() metrics.Sources {
 		PolicyRules:    func() int { rules, _ := a.rules.present(); return len(rules) },
 		Identities:     func() int { return len(a.identities.Identities()) },
 		EventsLost:     a.eventsLost,
+		FlowEvents:     a.flowEvents,
 	}
+}
+
+func (a *Agent) flowEvents() map[string]uint64 {
+	e, err := a.dp.FlowEvents()
+	if err != nil {
+		a.log.Warn("events of the flow table are not counted", "error", err)
+		return nil
+	}
+	return map[string]uint64{"made": e.Made, "decided again": e.DecidedAgain, "evicted": e.Evicted, "refused": e.Refused}
 }
 
 // eventsLost counts events that found the kernel's buffer or a watcher full.

@@ -146,26 +146,37 @@ func (a *Agent) followEvents(ctx context.Context) error {
 	return nil
 }
 
-// flowSweep is the time between two sweeps of the flow table; what is dead in
-// between is not used, it only takes room.
-const flowSweep = 10 * time.Second
+// The longest and the shortest time between two sweeps of the flow table; what is
+// dead in between is not used, it only takes room.
+const (
+	longestSweep  = 30 * time.Second
+	shortestSweep = time.Second
+)
 
 func (a *Agent) collectFlows(ctx context.Context) error {
-	tick := time.NewTicker(flowSweep)
-	defer tick.Stop()
+	pause := longestSweep
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
-		case <-tick.C:
-			removed, left, err := a.dp.Flows().CollectGarbage()
-			if err != nil {
-				a.log.Warn("flow table is not swept", "error", err)
-				continue
-			}
-			a.log.Debug("flow table swept", "removed", removed, "left", left)
+		case <-time.After(pause):
 		}
+		removed, left, err := a.dp.Flows().CollectGarbage()
+		if err != nil {
+			a.log.Warn("flow table is not swept", "error", err)
+			continue
+		}
+		pause = sweepPause(removed, left, a.dp.Flows().Capacity())
+		a.log.Debug("flow table swept", "removed", removed, "left", left, "next", pause)
 	}
+}
+
+// sweepPause is the time until the next sweep: the fuller the table is, and the more
+// of it was dead, the shorter.
+func sweepPause(removed, left, capacity int) time.Duration {
+	room := 1 - float64(left+removed)/float64(capacity)
+	pause := time.Duration(float64(longestSweep) * room * room)
+	return max(pause, shortestSweep)
 }
 
 func (a *Agent) serveMetrics(ctx context.Context) error {

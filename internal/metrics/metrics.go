@@ -32,6 +32,7 @@ type Sources struct {
 	PolicyRules    func() int
 	Identities     func() int
 	EventsLost     func() uint64
+	FlowEvents     func() map[string]uint64 // what happened to the flow table, by name
 }
 
 // Metrics is the agent's metrics. Make it with New.

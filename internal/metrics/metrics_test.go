@@ -25,6 +25,7 @@ func sources() metrics.Sources {
 		PolicyRules:    func() int { return 4 },
 		Identities:     func() int { return 12 },
 		EventsLost:     func() uint64 { return 1 },
+		FlowEvents:     func() map[string]uint64 { return map[string]uint64{"refused": 6} },
 	}
 }
 
@@ -50,6 +51,7 @@ func TestScrapeReadsTheSourcesAndTheDurations(t *testing.T) {
 		`cilium_endpoint_state{endpoint_state="ready"} 2`,
 		`cilium_policy_max_revision 5`,
 		`cilium_identity_count 12`,
+		`cilium_flow_table_events_total{event="refused"} 6`,
 		`cilium_policy_implementation_delay_count 1`,
 		`cilium_policy_change_total{outcome="failure"} 1`,
 		`cilium_kvstore_operations_duration_seconds_count{action="get",outcome="success"} 1`,

@@ -14,6 +14,7 @@ var (
 	policyRevision = describe("cilium_policy_max_revision", "Revision of the policy in force.")
 	policyRules    = describe("cilium_policy_count", "Number of policy rules in force.")
 	identityCount  = describe("cilium_identity_count", "Number of identities known.")
+	flowEvents     = describe("cilium_flow_table_events_total", "Flows that were made, decided again, evicted while alive, or refused for want of a row.", "event")
 	eventsLost     = describe("cilium_monitor_events_lost_total", "Data plane events that found no room on their way to a reader.")
 )
 
@@ -28,7 +29,7 @@ type scraped struct{ src Sources }
 func (*scraped) Describe(out chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
 		forwardCount, forwardBytes, dropCount, dropBytes, endpointState,
-		policyRevision, policyRules, identityCount, eventsLost,
+		policyRevision, policyRules, identityCount, flowEvents, eventsLost,
 	} {
 		out <- d
 	}
@@ -61,5 +62,8 @@ func (s *scraped) Collect(out chan<- prometheus.Metric) {
 	gauge(policyRevision, float64(s.src.PolicyRevision()))
 	gauge(policyRules, float64(s.src.PolicyRules()))
 	gauge(identityCount, float64(s.src.Identities()))
+	for event, n := range s.src.FlowEvents() {
+		counter(flowEvents, n, event)
+	}
 	counter(eventsLost, s.src.EventsLost())
 }
