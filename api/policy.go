@@ -93,6 +93,23 @@ type PolicyExplanation struct {
 	Detail json.RawMessage `json:"detail,omitempty"`
 }
 
+// PolicyLint is what is hardly meant in the rules in force, or in those that an
+// import would leave.
+type PolicyLint struct {
+	Rules    int             `json:"rules"`    // how many were looked at
+	Findings []PolicyFinding `json:"findings"` // in the order of the rules
+}
+
+// PolicyFinding is something that is hardly meant, and what to do about it.
+type PolicyFinding struct {
+	Check    string `json:"check"`            // what was looked for, such as shadowed
+	Severity string `json:"severity"`         // error, warning or note
+	Rule     string `json:"rule"`             // its labels, or what else names it
+	Origin   string `json:"origin,omitempty"` // file, line and place
+	Path     string `json:"path,omitempty"`   // within the rule
+	Text     string `json:"text"`
+}
+
 // PolicyHits is what each rule decided so far.
 type PolicyHits struct {
 	Revision uint64     `json:"revision"`

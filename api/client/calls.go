@@ -163,16 +163,19 @@ func (c *Client) PolicyGet(ctx context.Context, labels ...string) (*api.Policy, 
 // labels are replaced. A refused document fails with an *Error that lists the
 // problems.
 func (c *Client) PolicyPut(ctx context.Context, documents []api.PolicyDocument, replace bool) (*api.Policy, error) {
-	req := request{
-		method: "PUT", path: "/policy", query: url.Values{"replace": {strconv.FormatBool(replace)}},
-		body:        api.PolicyImport{Documents: documents},
-		contentType: "application/vnd.cilium.policy-import+json",
-	}
 	out := new(api.Policy)
-	if err := c.call(ctx, req, out); err != nil {
+	if err := c.call(ctx, importRequest("PUT", "/policy", documents, replace), out); err != nil {
 		return nil, err
 	}
 	return out, nil
+}
+
+func importRequest(method, path string, documents []api.PolicyDocument, replace bool) request {
+	return request{
+		method: method, path: path, query: url.Values{"replace": {strconv.FormatBool(replace)}},
+		body:        api.PolicyImport{Documents: documents},
+		contentType: "application/vnd.cilium.policy-import+json",
+	}
 }
 
 // PolicyDelete removes the rules that carry all the labels.
@@ -204,6 +207,16 @@ func (c *Client) PolicyExplain(ctx context.Context, event, lastDrop string) (*ap
 	}
 	out := new(api.PolicyExplanation)
 	if err := c.call(ctx, request{method: "GET", path: "/policy/explain", query: query}, out); err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+// PolicyLint finds what is hardly meant in the rules, as they would be after
+// PolicyPut with the same arguments. Nothing is imported.
+func (c *Client) PolicyLint(ctx context.Context, documents []api.PolicyDocument, replace bool) (*api.PolicyLint, error) {
+	out := new(api.PolicyLint)
+	if err := c.call(ctx, importRequest("POST", "/policy/lint", documents, replace), out); err != nil {
 		return nil, err
 	}
 	return out, nil

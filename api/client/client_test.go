@@ -187,6 +187,10 @@ func TestPolicyGoesThroughTheClient(t *testing.T) {
 	if len(world.Documents) != 2 || world.Documents[1].Name != "b.yaml" || string(world.Documents[1].Text) != "- x" {
 		t.Errorf("documents arrived as %+v", world.Documents)
 	}
+	if found := must[*api.PolicyLint](t)(c.PolicyLint(ctx, documents, false)); found.Rules != 4 || len(found.Findings) != 2 ||
+		found.Findings[1].Origin != "b.yaml:1 (rule 1)" || len(world.Documents) != 2 {
+		t.Errorf("%+v", found)
+	}
 	must[*api.Policy](t)(c.PolicyGet(ctx))
 	must[*api.Policy](t)(c.PolicyDelete(ctx, "name=x"))
 	must[*api.Policy](t)(c.PolicyDeleteAll(ctx))

@@ -258,7 +258,7 @@ func (a *Agent) openPolicy(context.Context) (err error) {
 		Log:      a.log,
 	})
 	a.rules.enforcer = a.enforcer
-	a.rules.done = a.policyChanged
+	a.rules.done, a.rules.warn = a.policyChanged, a.warnings
 	return nil
 }
 

@@ -28,6 +28,7 @@ type ruleBook struct {
 	enforcer *enforce.Enforcer
 	counters Counters
 	done     func(took time.Duration, err error) // after each change
+	warn     func(added []*policy.Rule) []string // of what is accepted, but may not be meant
 
 	change sync.Mutex // held during a change
 	mu     sync.RWMutex
@@ -177,7 +178,8 @@ func (b *ruleBook) Import(_ context.Context, documents []apiserver.Document, rep
 		return apiserver.Import{}, err
 	}
 	set, err := b.Rules(nil)
-	return apiserver.Import{RuleSet: set, Duplicates: duplicates}, err
+	all := next.Rules()
+	return apiserver.Import{RuleSet: set, Duplicates: duplicates, Warnings: b.warn(all[len(all)-len(rules):])}, err
 }
 
 // parseAll reads every document and refuses what is not enforced yet, so that

@@ -64,7 +64,7 @@ func openBook(t *testing.T, path string) (*ruleBook, *fakeKernel) {
 		Kernel: kernel, Addresses: kernel, Prefixes: cidrid.New(nil), Rules: b.present, Identities: identity.Reserved,
 		Options: compile.Options{Mode: policy.ModeDefault}, Log: slog.New(slog.DiscardHandler),
 	})
-	b.done = func(time.Duration, error) {}
+	b.done, b.warn = func(time.Duration, error) {}, func([]*policy.Rule) []string { return nil }
 	app1 := identity.Identity{ID: 300, Labels: label.NewSet(label.Label{Source: "container", Key: "id", Value: "app1"})}
 	if _, _, err := b.enforcer.Acquire(t.Context(), app1); err != nil {
 		t.Fatal(err)

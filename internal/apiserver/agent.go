@@ -166,6 +166,9 @@ type Policy interface {
 	// the last one that policy dropped on its way from or to an endpoint.
 	// ErrNotFound if it is not remembered.
 	Explain(event string, endpoint uint16) (*api.PolicyExplanation, error)
+	// Lint finds what is hardly meant in the rules, as they would be after an import
+	// of the documents; there may be none.
+	Lint(documents []Document, replace bool) (*api.PolicyLint, error)
 	// Hits returns what each rule decided so far.
 	Hits() (*api.PolicyHits, error)
 	// Enforcement returns the state of one identity in use, zero for others.

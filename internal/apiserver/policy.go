@@ -79,14 +79,7 @@ func noRule(wanted label.Set) error {
 
 // putPolicy imports the body: one document, or several with their names.
 func (s *Server) putPolicy(r *http.Request) (int, any, error) {
-	replace := false
-	if text := r.URL.Query().Get("replace"); text != "" {
-		var err error
-		if replace, err = strconv.ParseBool(text); err != nil {
-			return 0, nil, badRequest("replace", "replace=%q: use true or false", text)
-		}
-	}
-	documents, err := readDocuments(r)
+	documents, replace, err := readImport(r)
 	if err != nil {
 		return 0, nil, err
 	}
@@ -97,6 +90,30 @@ func (s *Server) putPolicy(r *http.Request) (int, any, error) {
 	answer := policyModel(done.RuleSet)
 	answer.Duplicates, answer.Warnings = done.Duplicates, done.Warnings
 	return http.StatusOK, answer, nil
+}
+
+// lintPolicy looks at the rules that an import of the body would leave.
+func (s *Server) lintPolicy(r *http.Request) (int, any, error) {
+	documents, replace, err := readImport(r)
+	if err != nil {
+		return 0, nil, err
+	}
+	found, err := s.agent.Policy.Lint(documents, replace)
+	if err != nil {
+		return 0, nil, err
+	}
+	return http.StatusOK, found, nil
+}
+
+// readImport reads what is imported, and how.
+func readImport(r *http.Request) (documents []Document, replace bool, err error) {
+	if text := r.URL.Query().Get("replace"); text != "" {
+		if replace, err = strconv.ParseBool(text); err != nil {
+			return nil, false, badRequest("replace", "replace=%q: use true or false", text)
+		}
+	}
+	documents, err = readDocuments(r)
+	return documents, replace, err
 }
 
 func readDocuments(r *http.Request) ([]Document, error) {

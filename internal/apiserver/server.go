@@ -103,6 +103,7 @@ func (s *Server) routes() []route {
 		{method: "DELETE", pattern: "/policy", do: s.deletePolicy},
 		{method: "GET", pattern: "/policy/explain", do: s.explainPolicy},
 		{method: "GET", pattern: "/policy/hits", do: s.policyHits},
+		{method: "POST", pattern: "/policy/lint", do: s.lintPolicy},
 		{method: "GET", pattern: "/policy/resolve", do: s.resolvePolicy},
 		{method: "POST", pattern: "/policy/resolve", do: s.resolvePolicy},
 
@@ -140,7 +141,7 @@ func (s *Server) serve(r route) http.Handler {
 
 func (s *Server) answer(w http.ResponseWriter, req *http.Request, r route) int {
 	limit := int64(maxBody)
-	if r.pattern == "/policy" {
+	if r.pattern == "/policy" || r.pattern == "/policy/lint" {
 		limit = maxPolicyBody
 	}
 	req.Body = http.MaxBytesReader(w, req.Body, limit)

@@ -219,6 +219,16 @@ func TestHitsListRulesAndThoseThatNobodyNeeds(t *testing.T) {
 	n.run(t.Context(), "", "policy", "hits", "-o", "json").has(t, 0, `"packets": 12`, `"cookie": 8`)
 }
 
+func TestLintIsStrictOnlyWhenAsked(t *testing.T) {
+	n := newNode(t)
+	const finding = "standard input:1 (rule 1): rule [unspec:name=web]: endpointSelector: warning: nobody has any:id=app11; did you mean the value app1? (typo)\n"
+	n.run(t.Context(), "", "policy", "lint", "--strict").has(t, 0, "0 findings in 0 rules\n")
+	n.run(t.Context(), rule, "policy", "lint", "--replace", "-").has(t, 0, finding+"1 finding in 1 rule\n")
+	n.run(t.Context(), rule, "policy", "lint", "--strict", "-").has(t, 1, finding, "Error: 1 finding, and --strict accepts none\n")
+	n.run(t.Context(), rule, "policy", "lint", "-o", "json", "-").has(t, 0, `"check": "typo"`, `"rules": 1`)
+	n.run(t.Context(), "", "policy", "lint", "--replace").has(t, 1, "Error: --replace needs the PATH", "See 'cilium policy lint --help'.")
+}
+
 func TestExplainTakesAnEventOrAnEndpoint(t *testing.T) {
 	n := newNode(t)
 	n.run(t.Context(), "", "policy", "explain", "node-1-7").has(t, 0, "xx drop (Policy denied)", "Ingress: denied, no rule allows it")

@@ -15,7 +15,7 @@ import (
 
 func (t *tool) policy() *cobra.Command {
 	return group("policy", "Show, change and explain the policy",
-		t.policyImport(), t.policyGet(), t.policyDelete(), t.policyValidate(), t.policyWait(), t.policyTrace(), t.policyExplain(), t.policyHits())
+		t.policyImport(), t.policyGet(), t.policyDelete(), t.policyValidate(), t.policyWait(), t.policyTrace(), t.policyExplain(), t.policyHits(), t.policyLint())
 }
 
 func (t *tool) policyImport() *cobra.Command {

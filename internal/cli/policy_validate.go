@@ -53,13 +53,15 @@ func (t *tool) policyValidate() *cobra.Command {
 }
 
 func writeValid(w io.Writer, rules, documents int) {
-	count := func(n int, what string) string {
-		if n == 1 {
-			return "1 " + what
-		}
-		return fmt.Sprintf("%d %ss", n, what)
-	}
 	fmt.Fprintf(w, "Valid: %s in %s\n", count(rules, "rule"), count(documents, "document"))
+}
+
+// count is "1 rule", "2 rules".
+func count(n int, what string) string {
+	if n == 1 {
+		return "1 " + what
+	}
+	return fmt.Sprintf("%d %ss", n, what)
 }
 
 // check parses all documents, and goes on after a mistake to find all of them.

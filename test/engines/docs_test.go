@@ -8,6 +8,7 @@ import (
 
 	"cilium.local/cilium/internal/identity"
 	"cilium.local/cilium/internal/policy"
+	"cilium.local/cilium/internal/policy/lint"
 	"cilium.local/cilium/test/examples"
 	"cilium.local/cilium/test/vectors"
 )
@@ -45,7 +46,32 @@ func TestTheLanguagesPageIsTrue(t *testing.T) {
 			}
 		}
 	}
+	if n := lintPage(t, page); n == 0 {
+		t.Errorf("no example with findings was found")
+	}
 	if len(page.Examples) < 15 || flows < 60 {
 		t.Errorf("only %d examples with %d flows were found", len(page.Examples), flows)
 	}
+}
+
+// lintPage compares what lint finds in examples with what the page says, and
+// returns how many of them say so.
+func lintPage(t *testing.T, page *examples.Page) (n int) {
+	t.Helper()
+	for i := range page.Examples {
+		e := &page.Examples[i]
+		if e.Findings == "" {
+			continue
+		}
+		n++
+		got := ""
+		for _, f := range lint.Lint(e.Case.Rules, lint.World{Known: true, Identities: e.Identities, Services: e.Options.Services}) {
+			f.Origin = ""
+			got += f.Place() + ": " + string(f.Check) + "\n"
+		}
+		if got != e.Findings {
+			t.Errorf("docs/policy.md:%d: lint finds\n%s", e.Line, got)
+		}
+	}
+	return n
 }

@@ -5,7 +5,8 @@
 //
 // An example is a fenced block "yaml rules", and below it a block "text flows" of
 // lines "SOURCE -> DEST PORT OUTCOME", where the outcome is written as Outcome
-// does. A block "text endpoints" says who there is, and "yaml services" which
+// does; a block "text findings" below that has what lint finds, as PLACE: CHECK.
+// A block "text endpoints" says who there is, and "yaml services" which
 // services the next rules can name.
 package examples
 
@@ -36,6 +37,7 @@ type Example struct {
 	Services string // YAML, or nothing
 	Mode     policy.Mode
 	Flows    []Flow
+	Findings string // lines, or nothing
 
 	*vectors.Case
 }
@@ -84,6 +86,8 @@ func Read(page []byte) (*Page, error) {
 			services = ""
 		case "text flows":
 			err = p.flows(b)
+		case "text findings":
+			err = p.findings(b)
 		case "console":
 			p.commands(b)
 		default:
@@ -153,6 +157,15 @@ func (p *Page) flows(b block) error {
 		e.Flows = append(e.Flows, Flow{Line: n, Source: m[1], Dest: m[2], Port: port, Outcome: m[4]})
 		n++
 	}
+	return nil
+}
+
+// findings gives a block to the example above it.
+func (p *Page) findings(b block) error {
+	if len(p.Examples) == 0 || p.Examples[len(p.Examples)-1].Findings != "" {
+		return fmt.Errorf("line %d: no rules stand above these findings", b.line)
+	}
+	p.Examples[len(p.Examples)-1].Findings = b.text
 	return nil
 }
 

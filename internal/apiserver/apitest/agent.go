@@ -344,6 +344,25 @@ func (p policy) Explain(event string, endpoint uint16) (*api.PolicyExplanation, 
 	}, nil
 }
 
+func (p policy) Lint(documents []apiserver.Document, replace bool) (*api.PolicyLint, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.RefuseImport != nil {
+		return nil, p.RefuseImport
+	}
+	found := &api.PolicyLint{Rules: len(documents), Findings: []api.PolicyFinding{}}
+	if !replace {
+		found.Rules += len(p.Documents)
+	}
+	for _, d := range documents {
+		found.Findings = append(found.Findings, api.PolicyFinding{
+			Check: "typo", Severity: "warning", Rule: "unspec:name=web", Origin: d.Name + ":1 (rule 1)", Path: "endpointSelector",
+			Text: "nobody has any:id=app11; did you mean the value app1?",
+		})
+	}
+	return found, nil
+}
+
 func (p policy) Hits() (*api.PolicyHits, error) {
 	at := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
 	return &api.PolicyHits{Revision: 3, Rules: []api.RuleHits{

@@ -72,13 +72,13 @@ type Finding struct {
 // String returns "ORIGIN: rule [NAME]: PATH: SEVERITY: TEXT (CHECK)", without what
 // is not known or about the whole rule.
 func (f Finding) String() string {
-	var place strings.Builder
-	for _, part := range []string{f.Origin, "rule [" + f.Rule + "]", f.Path} {
-		if part != "" {
-			place.WriteString(part + ": ")
-		}
-	}
-	return fmt.Sprintf("%s%s: %s (%s)", &place, f.Severity, f.Text, f.Check)
+	return fmt.Sprintf("%s: %s: %s (%s)", f.Place(), f.Severity, f.Text, f.Check)
+}
+
+// Place returns "ORIGIN: rule [NAME]: PATH" likewise.
+func (f Finding) Place() string {
+	parts := slices.DeleteFunc([]string{f.Origin, "rule [" + f.Rule + "]", f.Path}, func(s string) bool { return s == "" })
+	return strings.Join(parts, ": ")
 }
 
 // Lint looks at the rules, in the order of their import. Findings are in the order
