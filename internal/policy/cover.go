@@ -32,11 +32,11 @@ func (t Term) Covers(other Term, services []Service) bool {
 
 // IsAboutNobody reports whether the term matches no peer at all.
 func (t Term) IsAboutNobody(services []Service) bool {
-	return !t.inner.anyPeer && !slices.ContainsFunc(t.Peers(services), func(p Peer) bool { return !p.isNobody() })
+	return !t.inner.anyPeer && !slices.ContainsFunc(t.Peers(services), func(p Peer) bool { return !p.IsNobody() })
 }
 
-// isNobody tells of an expanded peer that no party is it.
-func (p *Peer) isNobody() bool {
+// IsNobody reports of an expanded peer that no party is it.
+func (p *Peer) IsNobody() bool {
 	switch p.kind {
 	case peerEndpoints, peerNodes:
 		return p.selector.Impossible()
@@ -57,7 +57,7 @@ func (t Term) coversPeers(other Term, services []Service) bool {
 		return slices.ContainsFunc(mine, func(p Peer) bool { return p.Group() == GroupAll })
 	}
 	return !slices.ContainsFunc(other.Peers(services), func(o Peer) bool {
-		return !o.isNobody() && !slices.ContainsFunc(mine, func(p Peer) bool { return p.includes(&o) })
+		return !o.IsNobody() && !slices.ContainsFunc(mine, func(p Peer) bool { return p.includes(&o) })
 	})
 }
 

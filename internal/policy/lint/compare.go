@@ -38,9 +38,10 @@ func (l *linter) compare() {
 		sides[i] = s
 	}
 	all := newCandidates(sides)
+	terms := [2]places{policy.Ingress: newPlaces(sides, policy.Ingress), policy.Egress: newPlaces(sides, policy.Egress)}
 	for _, s := range slices.Backward(sides) {
 		l.at = s.index
-		c := comparison{linter: l, passes: passes, rivals: all.of(s)}
+		c := comparison{linter: l, passes: passes, rivals: all.of(s), terms: &terms}
 		if denied := c.denied(s); !denied {
 			c.shadowed(s)
 		}
@@ -52,6 +53,7 @@ type comparison struct {
 	*linter
 	passes map[policy.Tier]bool // tiers that a rule can leave
 	rivals []*side
+	terms  *[2]places
 }
 
 // denied reports allows of which everything is denied before.
@@ -152,17 +154,29 @@ func inForce(rival, s *side) bool { return !rival.Audits() || s.Audits() }
 // cover finds a term of a rule that select all of the subject's, which matches all
 // that the term matches, and stands to it as the caller wants.
 func (c comparison) cover(s *side, d policy.Direction, t policy.Term, stands func(*side, policy.Term) bool) (*side, policy.Term) {
-	for _, rival := range c.rivals {
-		if rival.dropped || !inForce(rival, s) || rival != s && !rival.SelectsAllOf(s.Rule) {
-			continue
-		}
-		for _, other := range rival.terms[d] {
-			if stands(rival, other) && other.Covers(t, c.Services) {
-				return rival, other
-			}
+	for _, at := range c.candidates(d, t) {
+		if !at.dropped && inForce(at.side, s) && stands(at.side, at.term) &&
+			(at.side == s || at.SelectsAllOf(s.Rule)) && at.term.Covers(t, c.Services) {
+			return at.side, at.term
 		}
 	}
 	return nil, policy.Term{}
+}
+
+// candidates returns the terms of rivals, or those with similar peers if they may
+// be fewer.
+func (c comparison) candidates(d policy.Direction, t policy.Term) []place {
+	const few = 8
+	if len(c.rivals) > few {
+		return c.terms[d].of(t, c.Services)
+	}
+	var all []place
+	for _, rival := range c.rivals {
+		for i, term := range rival.terms[d] {
+			all = append(all, place{rival, i, term})
+		}
+	}
+	return all
 }
 
 // comesBefore reports whether the rival's term is asked first, so that the other
@@ -226,7 +240,5 @@ func (c candidates) of(s *side) []*side {
 func demands(r *policy.Rule) []label.Requirement {
 	subject := r.Subject()
 	s, _ := subject.Selector()
-	return slices.DeleteFunc(slices.Clone(s.Requirements), func(q label.Requirement) bool {
-		return q.Operator != label.In || len(q.Values) == 0
-	})
+	return demanded(s)
 }

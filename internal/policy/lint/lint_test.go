@@ -9,6 +9,7 @@ import (
 	"os"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -128,6 +129,26 @@ func TestNothingIsSaidOfWhoThereIsWhenThatIsNotKnown(t *testing.T) {
 	text := `{"endpointSelector": {"matchLabels": {"id": "app11"}}, "egress": [{"toServices": [{"k8sService": {"serviceName": "x"}}], "toPorts": [{"ports": [{"port": "web"}]}]}]}`
 	if found := lint.Lint(rulesOf(t, text), lint.World{}); len(found) != 0 {
 		t.Errorf("found %v", found)
+	}
+}
+
+// TestManyRulesForEverybodyAreComparedInTime looks at rules that are alike but for
+// their peer, by label and by prefix, of which none covers another.
+func TestManyRulesForEverybodyAreComparedInTime(t *testing.T) {
+	const n = 5_000
+	var rules []string
+	for i := range n {
+		rules = append(rules, fmt.Sprintf(`{"endpointSelector": {}, "ingress": [{"fromEndpoints": [{"matchLabels": {"id": "app%d"}}]}],
+			"egress": [{"toCIDR": ["203.%d.%d.0/24"]}]}`, i, i/250, i%250))
+	}
+	text := "[" + strings.Join(append(rules, rules[7]), ",\n") + "]"
+	begin := time.Now()
+	found := lint.Lint(rulesOf(t, text), lint.World{})
+	if len(found) != 1 || found[0].Check != lint.Shadowed {
+		t.Errorf("%d findings, want that the last rule is shadowed", len(found))
+	}
+	if took := time.Since(begin); took > 10*time.Second {
+		t.Errorf("it took %v", took)
 	}
 }
 
