@@ -110,6 +110,43 @@ type PolicyFinding struct {
 	Text     string `json:"text"`
 }
 
+// PolicySimulation is what rules would have made of recorded flows.
+type PolicySimulation struct {
+	Since        time.Time          `json:"since"`                   // from when on flows were wanted
+	First        time.Time          `json:"first,omitzero"`          // of the flows that were replayed
+	Last         time.Time          `json:"last,omitzero"`           // likewise
+	Rules        int                `json:"rules"`                   // tried
+	Flows        uint64             `json:"flows"`                   // replayed
+	Changed      uint64             `json:"changed"`                 // of these, with another verdict
+	Unknown      uint64             `json:"unknown,omitempty"`       // left out: who took part was not known
+	Untold       uint64             `json:"untold,omitempty"`        // of changed, too many to list
+	NotRecorded  uint64             `json:"not-recorded,omitempty"`  // decisions that the record lacks, since the agent's start
+	DamagedBytes int64              `json:"damaged-bytes,omitempty"` // of the record, left out
+	Changes      []PolicyFlowChange `json:"changes"`                 // the most frequent first
+}
+
+// PolicyFlowChange is flows of the same peers and port that would have another verdict.
+type PolicyFlowChange struct {
+	Source      FlowPeer  `json:"source"`
+	Destination FlowPeer  `json:"destination"`
+	Port        string    `json:"port"`               // such as 80/TCP; for ICMP the message type
+	Was         string    `json:"was"`                // the recorded verdict
+	Would       string    `json:"would"`              // the one under the rules
+	WasRule     []string  `json:"was-rule,omitempty"` // labels of the rule that decided then
+	Rule        string    `json:"rule,omitempty"`     // name of the one that would decide
+	Origin      string    `json:"origin,omitempty"`   // its file, line and place
+	Reason      string    `json:"reason,omitempty"`
+	Flows       uint64    `json:"flows"`
+	First       time.Time `json:"first"`
+	Last        time.Time `json:"last"`
+}
+
+// FlowPeer is one end of recorded flows.
+type FlowPeer struct {
+	Labels  []string `json:"labels"`
+	Address string   `json:"address,omitempty"` // of what is no workload
+}
+
 // PolicyHits is what each rule decided so far.
 type PolicyHits struct {
 	Revision uint64     `json:"revision"`

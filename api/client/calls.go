@@ -7,6 +7,7 @@ import (
 	"net/url"
 	"strconv"
 	"strings"
+	"time"
 
 	"cilium.local/cilium/api"
 )
@@ -217,6 +218,30 @@ func (c *Client) PolicyExplain(ctx context.Context, event, lastDrop string) (*ap
 func (c *Client) PolicyLint(ctx context.Context, documents []api.PolicyDocument, replace bool) (*api.PolicyLint, error) {
 	out := new(api.PolicyLint)
 	if err := c.call(ctx, importRequest("POST", "/policy/lint", documents, replace), out); err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+// PolicyDryRun checks an import as the agent does, and answers as PolicyPut with the
+// same arguments would. Nothing is imported.
+func (c *Client) PolicyDryRun(ctx context.Context, documents []api.PolicyDocument, replace bool) (*api.Policy, error) {
+	req := importRequest("PUT", "/policy", documents, replace)
+	req.query.Set("dry-run", "true")
+	out := new(api.Policy)
+	if err := c.call(ctx, req, out); err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+// PolicySimulate tries the rules, as they would be after PolicyPut with the same
+// arguments, on the flows that were recorded since so long. Nothing is imported.
+func (c *Client) PolicySimulate(ctx context.Context, documents []api.PolicyDocument, replace bool, since time.Duration) (*api.PolicySimulation, error) {
+	req := importRequest("POST", "/policy/simulate", documents, replace)
+	req.query.Set("since", since.String())
+	out := new(api.PolicySimulation)
+	if err := c.call(ctx, req, out); err != nil {
 		return nil, err
 	}
 	return out, nil

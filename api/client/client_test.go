@@ -191,6 +191,13 @@ func TestPolicyGoesThroughTheClient(t *testing.T) {
 		found.Findings[1].Origin != "b.yaml:1 (rule 1)" || len(world.Documents) != 2 {
 		t.Errorf("%+v", found)
 	}
+	if dry := must[*api.Policy](t)(c.PolicyDryRun(ctx, documents, false)); dry.Revision != 3 || len(world.Documents) != 2 {
+		t.Errorf("%+v", dry)
+	}
+	found := must[*api.PolicySimulation](t)(c.PolicySimulate(ctx, documents, false, 90*time.Minute))
+	if found.First.Sub(found.Since) != 90*time.Minute || len(found.Changes) != 1 || found.Changes[0].Source.Address != "192.0.2.9" {
+		t.Errorf("%+v", found)
+	}
 	must[*api.Policy](t)(c.PolicyGet(ctx))
 	must[*api.Policy](t)(c.PolicyDelete(ctx, "name=x"))
 	must[*api.Policy](t)(c.PolicyDeleteAll(ctx))

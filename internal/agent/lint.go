@@ -3,7 +3,6 @@
 package agent
 
 import (
-	"fmt"
 	"net/netip"
 	"slices"
 
@@ -17,17 +16,11 @@ import (
 
 // Lint implements apiserver.Policy.
 func (p policyAPI) Lint(documents []apiserver.Document, replace bool) (*api.PolicyLint, error) {
-	added, err := parseAll(documents)
+	next, _, err := p.prospect(documents, replace)
 	if err != nil {
 		return nil, err
 	}
-	repo := p.repository().Clone()
-	if len(added) > 0 {
-		if _, _, err := repo.Add(added, replace); err != nil {
-			return nil, fmt.Errorf("%w: %w", apiserver.ErrInvalid, err)
-		}
-	}
-	rules := repo.Rules()
+	rules := next.Rules()
 	world := p.a.ranges()
 	world.Known, world.Services = true, p.a.policyOptions.Services
 	// Identities of prefixes have no labels that a selector means.

@@ -163,23 +163,51 @@ func (b *ruleBook) save(rules []*policy.Rule) error {
 
 // Import implements apiserver.Policy.
 func (b *ruleBook) Import(_ context.Context, documents []apiserver.Document, replace bool) (apiserver.Import, error) {
-	rules, err := parseAll(documents)
-	if err != nil {
-		return apiserver.Import{}, err
-	}
 	b.change.Lock()
 	defer b.change.Unlock()
-	next := b.repository().Clone()
-	_, duplicates, err := next.Add(rules, replace)
+	next, done, err := b.prospect(documents, replace)
 	if err != nil {
-		return apiserver.Import{}, fmt.Errorf("%w: %w", apiserver.ErrInvalid, err)
+		return apiserver.Import{}, err
 	}
 	if err := b.commit(next); err != nil {
 		return apiserver.Import{}, err
 	}
-	set, err := b.Rules(nil)
+	done.RuleSet, err = b.Rules(nil)
+	return done, err
+}
+
+// DryRun implements apiserver.Policy.
+func (b *ruleBook) DryRun(documents []apiserver.Document, replace bool) (apiserver.Import, error) {
+	b.change.Lock()
+	defer b.change.Unlock()
+	next, done, err := b.prospect(documents, replace)
+	if err != nil {
+		return apiserver.Import{}, err
+	}
+	if err := b.enforcer.Check(next.Rules()); err != nil {
+		return apiserver.Import{}, fmt.Errorf("the rules could not be enforced: %w", err)
+	}
+	done.RuleSet, err = ruleSet(next.Revision(), b.enforcer.Revision(), next.Rules())
+	return done, err
+}
+
+// prospect is the repository as an import would leave it, and what there is to say
+// of it beside the rules.
+func (b *ruleBook) prospect(documents []apiserver.Document, replace bool) (*policy.Repository, apiserver.Import, error) {
+	rules, err := parseAll(documents)
+	if err != nil {
+		return nil, apiserver.Import{}, err
+	}
+	next := b.repository().Clone()
+	if len(rules) == 0 {
+		return next, apiserver.Import{}, nil
+	}
+	_, duplicates, err := next.Add(rules, replace)
+	if err != nil {
+		return nil, apiserver.Import{}, fmt.Errorf("%w: %w", apiserver.ErrInvalid, err)
+	}
 	all := next.Rules()
-	return apiserver.Import{RuleSet: set, Duplicates: duplicates, Warnings: b.warn(all[len(all)-len(rules):])}, err
+	return next, apiserver.Import{Duplicates: duplicates, Warnings: b.warn(all[len(all)-len(rules):])}, nil
 }
 
 // parseAll reads every document and refuses what is not enforced yet, so that
@@ -247,11 +275,13 @@ func (b *ruleBook) Rules(labels label.Set) (apiserver.RuleSet, error) {
 	if len(labels) > 0 {
 		rules = repo.Get(labels)
 	}
+	return ruleSet(repo.Revision(), b.enforcer.Revision(), rules)
+}
+
+func ruleSet(revision, realized uint64, rules []*policy.Rule) (apiserver.RuleSet, error) {
 	text, err := policy.MarshalRules(rules)
 	if err != nil {
 		return apiserver.RuleSet{}, fmt.Errorf("write the rules as JSON: %w", err)
 	}
-	return apiserver.RuleSet{
-		Revision: repo.Revision(), Realized: b.enforcer.Revision(), Rules: len(rules), JSON: text,
-	}, nil
+	return apiserver.RuleSet{Revision: revision, Realized: realized, Rules: len(rules), JSON: text}, nil
 }

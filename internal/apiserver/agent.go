@@ -152,6 +152,12 @@ type Policy interface {
 	// none. It returns once they are in the kernel. A document that is refused
 	// is ErrInvalid, best a *PolicyError that lists the mistakes.
 	Import(ctx context.Context, documents []Document, replace bool) (Import, error)
+	// DryRun checks an import in the same way, also whether it would fit, and answers
+	// as if it were done. It changes nothing.
+	DryRun(documents []Document, replace bool) (Import, error)
+	// Simulate tries the rules, as they would be after an import of the documents, on
+	// the flows that were recorded since so long; there may be no documents.
+	Simulate(documents []Document, replace bool, since time.Duration) (*api.PolicySimulation, error)
 	// Delete removes the rules that carry all the labels. Rules counts those
 	// that were removed; none is ErrNotFound.
 	Delete(ctx context.Context, labels label.Set) (RuleSet, error)

@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"net/netip"
 	"strconv"
+	"time"
 
 	"cilium.local/cilium/api"
 	"cilium.local/cilium/internal/identity"
@@ -83,7 +84,16 @@ func (s *Server) putPolicy(r *http.Request) (int, any, error) {
 	if err != nil {
 		return 0, nil, err
 	}
-	done, err := s.agent.Policy.Import(r.Context(), documents, replace)
+	dry, err := queryBool(r, "dry-run")
+	if err != nil {
+		return 0, nil, err
+	}
+	var done Import
+	if dry {
+		done, err = s.agent.Policy.DryRun(documents, replace)
+	} else {
+		done, err = s.agent.Policy.Import(r.Context(), documents, replace)
+	}
 	if err != nil {
 		return 0, nil, err
 	}
@@ -105,15 +115,44 @@ func (s *Server) lintPolicy(r *http.Request) (int, any, error) {
 	return http.StatusOK, found, nil
 }
 
+// simulatePolicy tries the rules that an import of the body would leave.
+func (s *Server) simulatePolicy(r *http.Request) (int, any, error) {
+	documents, replace, err := readImport(r)
+	if err != nil {
+		return 0, nil, err
+	}
+	since := time.Hour
+	if text := r.URL.Query().Get("since"); text != "" {
+		if since, err = time.ParseDuration(text); err != nil || since <= 0 {
+			return 0, nil, badRequest("since", "since=%q: use how long ago, such as 90m or 24h", text)
+		}
+	}
+	found, err := s.agent.Policy.Simulate(documents, replace, since)
+	if err != nil {
+		return 0, nil, err
+	}
+	return http.StatusOK, found, nil
+}
+
 // readImport reads what is imported, and how.
 func readImport(r *http.Request) (documents []Document, replace bool, err error) {
-	if text := r.URL.Query().Get("replace"); text != "" {
-		if replace, err = strconv.ParseBool(text); err != nil {
-			return nil, false, badRequest("replace", "replace=%q: use true or false", text)
-		}
+	if replace, err = queryBool(r, "replace"); err != nil {
+		return nil, false, err
 	}
 	documents, err = readDocuments(r)
 	return documents, replace, err
+}
+
+func queryBool(r *http.Request, name string) (bool, error) {
+	text := r.URL.Query().Get(name)
+	if text == "" {
+		return false, nil
+	}
+	value, err := strconv.ParseBool(text)
+	if err != nil {
+		return false, badRequest(name, "%s=%q: use true or false", name, text)
+	}
+	return value, nil
 }
 
 func readDocuments(r *http.Request) ([]Document, error) {

@@ -17,6 +17,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 )
 
@@ -104,6 +105,7 @@ func (s *Server) routes() []route {
 		{method: "GET", pattern: "/policy/explain", do: s.explainPolicy},
 		{method: "GET", pattern: "/policy/hits", do: s.policyHits},
 		{method: "POST", pattern: "/policy/lint", do: s.lintPolicy},
+		{method: "POST", pattern: "/policy/simulate", do: s.simulatePolicy},
 		{method: "GET", pattern: "/policy/resolve", do: s.resolvePolicy},
 		{method: "POST", pattern: "/policy/resolve", do: s.resolvePolicy},
 
@@ -141,7 +143,7 @@ func (s *Server) serve(r route) http.Handler {
 
 func (s *Server) answer(w http.ResponseWriter, req *http.Request, r route) int {
 	limit := int64(maxBody)
-	if r.pattern == "/policy" || r.pattern == "/policy/lint" {
+	if slices.Contains([]string{"/policy", "/policy/lint", "/policy/simulate"}, r.pattern) {
 		limit = maxPolicyBody
 	}
 	req.Body = http.MaxBytesReader(w, req.Body, limit)

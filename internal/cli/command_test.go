@@ -229,6 +229,27 @@ func TestLintIsStrictOnlyWhenAsked(t *testing.T) {
 	n.run(t.Context(), "", "policy", "lint", "--replace").has(t, 1, "Error: --replace needs the PATH", "See 'cilium policy lint --help'.")
 }
 
+func TestDryRunImportsNothing(t *testing.T) {
+	n := newNode(t)
+	n.run(t.Context(), rule, "policy", "import", "--dry-run", "-").has(t, 0, "An import would make revision 2, with 0 rules in force. Nothing was imported.\n")
+	n.run(t.Context(), rule, "policy", "import", "--dry-run", "-o", "json", "-").has(t, 0, `"revision": 2`)
+	n.run(t.Context(), rule, "policy", "import", "--dry-run", "--wait", "-").has(t, 1, "[dry-run wait] were all set")
+	if len(n.world.Documents) != 0 {
+		t.Errorf("imported %+v", n.world.Documents)
+	}
+}
+
+func TestSimulateListsWhatWouldChange(t *testing.T) {
+	n := newNode(t)
+	n.run(t.Context(), rule, "policy", "simulate", "--since", "2h", "--replace", "-").has(t, 0,
+		"3 of 12 flows, recorded from ", " would fare otherwise under 1 rule.\n1 flows were left out: ",
+		"FLOWS   WAS       WOULD BE   SOURCE", "192.0.2.9 (reserved:world)", "80/TCP",
+		"Ingress: no rule allows it [unspec:name=web] web.yaml:1 (rule 1)")
+	n.run(t.Context(), rule, "policy", "simulate", "-o", "json", "-").has(t, 0, `"changed": 3`, `"would": "denied"`)
+	n.run(t.Context(), "", "policy", "simulate", "--replace").has(t, 1, "Error: --replace needs the PATH")
+	n.run(t.Context(), "", "policy", "simulate", "--since", "0s").has(t, 1, "Error: --since 0s: give how long ago, such as 90m or 24h")
+}
+
 func TestExplainTakesAnEventOrAnEndpoint(t *testing.T) {
 	n := newNode(t)
 	n.run(t.Context(), "", "policy", "explain", "node-1-7").has(t, 0, "xx drop (Policy denied)", "Ingress: denied, no rule allows it")

@@ -15,11 +15,11 @@ import (
 
 func (t *tool) policy() *cobra.Command {
 	return group("policy", "Show, change and explain the policy",
-		t.policyImport(), t.policyGet(), t.policyDelete(), t.policyValidate(), t.policyWait(), t.policyTrace(), t.policyExplain(), t.policyHits(), t.policyLint())
+		t.policyImport(), t.policyGet(), t.policyDelete(), t.policyValidate(), t.policyWait(), t.policyTrace(), t.policyExplain(), t.policyHits(), t.policyLint(), t.policySimulate())
 }
 
 func (t *tool) policyImport() *cobra.Command {
-	var replace, wait bool
+	var replace, wait, dry bool
 	cmd := &cobra.Command{
 		Use:   "import PATH…",
 		Short: "Add the rules of files, of all files in a folder, or of standard input (-)",
@@ -29,7 +29,9 @@ command returns when they are enforced.`,
 		Args: atLeastOne("PATH of a policy file or folder, or - for standard input"),
 	}
 	cmd.Flags().BoolVar(&replace, "replace", false, "replace the rules that have the same labels")
+	cmd.Flags().BoolVar(&dry, "dry-run", false, "check everything, also whether the rules fit, but import nothing")
 	cmd.Flags().BoolVar(&wait, "wait", false, "also wait until all endpoints enforce the revision")
+	cmd.MarkFlagsMutuallyExclusive("dry-run", "wait")
 	out := addOutput(cmd)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		documents, err := t.readDocuments(args)
@@ -38,7 +40,11 @@ command returns when they are enforced.`,
 		}
 		c := t.client()
 		defer c.Close()
-		done, err := c.PolicyPut(cmd.Context(), documents, replace)
+		put := c.PolicyPut
+		if dry {
+			put = c.PolicyDryRun
+		}
+		done, err := put(cmd.Context(), documents, replace)
 		if err != nil {
 			return stays(err)
 		}
@@ -53,9 +59,19 @@ command returns when they are enforced.`,
 				return err
 			}
 		}
-		return out.print(t.Out, done, func(w io.Writer) { fmt.Fprintf(w, "Revision: %d\n", done.Revision) })
+		return out.print(t.Out, done, func(w io.Writer) { writeImported(w, done, dry) })
 	}
 	return cmd
+}
+
+func writeImported(w io.Writer, done *api.Policy, dry bool) {
+	if !dry {
+		fmt.Fprintf(w, "Revision: %d\n", done.Revision)
+		return
+	}
+	var rules []json.RawMessage
+	_ = json.Unmarshal([]byte(done.Policy), &rules) // the agent writes an array
+	fmt.Fprintf(w, "An import would make revision %d, with %s in force. Nothing was imported.\n", done.Revision, count(len(rules), "rule"))
 }
 
 // importError is a refused import: the cause is printed first.

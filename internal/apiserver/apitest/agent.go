@@ -363,6 +363,32 @@ func (p policy) Lint(documents []apiserver.Document, replace bool) (*api.PolicyL
 	return found, nil
 }
 
+func (p policy) DryRun(documents []apiserver.Document, _ bool) (apiserver.Import, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.RefuseImport != nil {
+		return apiserver.Import{}, p.RefuseImport
+	}
+	return apiserver.Import{RuleSet: apiserver.RuleSet{Revision: p.RevisionNumber + 1, Realized: p.RevisionNumber, Rules: len(documents), JSON: []byte("[]")}}, nil
+}
+
+func (p policy) Simulate(documents []apiserver.Document, _ bool, since time.Duration) (*api.PolicySimulation, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.RefuseImport != nil {
+		return nil, p.RefuseImport
+	}
+	at := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+	return &api.PolicySimulation{
+		Since: at.Add(-since), First: at, Last: at, Rules: len(documents), Flows: 12, Changed: 3, Unknown: 1,
+		Changes: []api.PolicyFlowChange{{
+			Source: api.FlowPeer{Labels: []string{"reserved:world"}, Address: "192.0.2.9"}, Destination: api.FlowPeer{Labels: []string{"container:id=app1"}},
+			Port: "80/TCP", Was: "allowed", Would: "denied", Rule: "unspec:name=web", Origin: "web.yaml:1 (rule 1)",
+			Reason: "Ingress: no rule allows it", Flows: 3, First: at, Last: at,
+		}},
+	}, nil
+}
+
 func (p policy) Hits() (*api.PolicyHits, error) {
 	at := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
 	return &api.PolicyHits{Revision: 3, Rules: []api.RuleHits{
