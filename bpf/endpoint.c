@@ -122,6 +122,15 @@ static __always_inline int forward(struct __sk_buff *skb, const struct packet *p
 	return action;
 }
 
+/* Whether the predecessor is to have the last word on a drop. Of a datagram it may
+ * have seen the first fragment.
+ */
+static __always_inline bool is_unknown(const struct passage *way, verdict_t verdict)
+{
+	return way->unknown ||
+	       (verdict_reason(verdict) == DROP_FIRST_FRAG_MISSING && predecessor_may_know());
+}
+
 SEC("tc")
 int from_workload(struct __sk_buff *skb)
 {
@@ -129,6 +138,7 @@ int from_workload(struct __sk_buff *skb)
 	struct packet p = {};
 	verdict_t verdict;
 
+	follow(skb, HOOK_FROM_WORKLOAD);
 	if ((skb->mark & MARK_MASK) == MARK_ANSWER) {
 		skb->mark &= ~MARK_MASK;
 		return TC_ACT_OK;
@@ -145,6 +155,8 @@ int from_workload(struct __sk_buff *skb)
 	if (!verdict)
 		verdict = admit(skb, &p, &way);
 	if (verdict) {
+		if (is_unknown(&way, verdict))
+			leave(skb, HOOK_FROM_WORKLOAD);
 		drop(skb, &p, &way, verdict);
 		return answer_workload(skb, &p, way.response);
 	}
@@ -158,6 +170,7 @@ int to_workload(struct __sk_buff *skb)
 	struct packet p = {};
 	verdict_t verdict;
 
+	follow(skb, HOOK_TO_WORKLOAD);
 	/* The host keeps a permanent neighbour entry and has nothing to ask, but what
 	 * it does ask on its own link is no business of policy.
 	 */
@@ -172,6 +185,8 @@ int to_workload(struct __sk_buff *skb)
 	if (!verdict)
 		verdict = admit(skb, &p, &way);
 	if (verdict) {
+		if (is_unknown(&way, verdict))
+			leave(skb, HOOK_TO_WORKLOAD);
 		drop(skb, &p, &way, verdict);
 		/* What a workload sent is answered on its side. */
 		return answer_stack(skb, &p, way.admitted ? RESPONSE_DROP : way.response);

@@ -96,6 +96,25 @@ struct control {
 	__u32 generation; /* of policy; its lowest bit selects the bank of policy slots */
 	__u32 epoch; /* moves with changes that may concern any flow */
 	__u64 seed[2]; /* of the flow table's hash; set once */
+	__u32 phase; /* enum phase, while one agent's maps give way to another's */
+	__u32 pad;
+};
+
+/* What the programs of a set of maps do while maps of another layout take over
+ * (docs/design/restart.md).
+ */
+enum phase {
+	PHASE_SERVING = 0,
+	PHASE_FOLLOWING = 1, /* the predecessor decides about every packet */
+	PHASE_TAKING_OVER = 2, /* it is asked before an unknown flow is denied */
+	PHASE_RETIRED = 3, /* is asked for the flows that it knows, and opens none */
+};
+
+/* Slots of the predecessor map. */
+enum hook {
+	HOOK_FROM_WORKLOAD = 0,
+	HOOK_TO_WORKLOAD = 1,
+	HOOKS = 2,
 };
 
 /* Slots of the epochs array: one for each endpoint, by its number, and behind them

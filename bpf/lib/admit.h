@@ -5,6 +5,7 @@
 #pragma once
 
 #include "lib/related.h"
+#include "lib/takeover.h"
 
 /* skb->mark of a packet that was admitted already and only passes through the
  * host's stack on its way (upper byte: ours; lower bits are left alone).
@@ -32,6 +33,7 @@ struct passage {
 	__u8 decided; /* a new decision was made: report the verdict */
 	__u8 sender; /* which address of the flow key sent the packet: 0 low, 1 high */
 	__u8 response; /* to a denial: enum deny_response */
+	__u8 unknown; /* no flow, and denied: the predecessor may know one */
 };
 
 /* The anti-spoofing rules: what leaves a workload has one of its addresses; what
@@ -165,7 +167,14 @@ static __noinline verdict_t admit_new(struct __sk_buff *skb, const struct packet
 		return verdict;
 	question_of(p, packet, way->sender, &q);
 	decide(&q, &a);
+	if (!a.verdict && current_phase() == PHASE_RETIRED)
+		a.verdict = DROP(POLICY); /* what is new was for the successor to allow */
 	report_ends(way, &a, false);
+	if (a.verdict && predecessor_may_know()) {
+		report_answer(way, &a);
+		way->unknown = 1;
+		return a.verdict;
+	}
 	if (audit_mark(&a))
 		report_audit(skb, p, way, &a);
 	report_answer(way, &a);

@@ -104,6 +104,29 @@ struct {
 	__uint(max_entries, 1024);
 } rule_hits SEC(".maps");
 
+/* What was counted in maps of an earlier layout; the programs do not look here. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__type(key, __u32);
+	__type(value, struct counter);
+	__uint(max_entries, 512);
+} metrics_before SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__type(key, __u32);
+	__type(value, struct rule_hits);
+	__uint(max_entries, 1024);
+} rule_hits_before SEC(".maps");
+
+/* The programs that these take over from, by enum hook. */
+struct {
+	__uint(type, BPF_MAP_TYPE_PROG_ARRAY);
+	__type(key, __u32);
+	__type(value, __u32);
+	__uint(max_entries, HOOKS);
+} predecessor SEC(".maps");
+
 struct {
 	__uint(type, BPF_MAP_TYPE_RINGBUF);
 	__uint(max_entries, 1 << 20);

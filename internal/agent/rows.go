@@ -30,6 +30,7 @@ type rows struct {
 	addresses *table.Table[netip.Prefix, identity.ID]
 	ipcache   *ipcache.Cache
 
+	log      *slog.Logger
 	capacity int         // of the table of addresses
 	running  atomic.Bool // the writers are, so that waiting for them ends
 
@@ -39,7 +40,7 @@ type rows struct {
 
 func newRows(dp *datapath.Datapath, capacity int, log *slog.Logger) *rows {
 	r := &rows{
-		dp: dp, capacity: capacity,
+		dp: dp, log: log, capacity: capacity,
 		endpoints: table.New[netip.Addr, bpfmap.Endpoint]("endpoints"),
 		addresses: table.New[netip.Prefix, identity.ID]("ipcache"),
 	}
@@ -165,6 +166,19 @@ func (r *rows) setHost(addrs []netip.Addr) {
 		prefixes = append(prefixes, whole(addr))
 	}
 	r.ipcache.Replace(ipcache.Host, prefixes, identity.Host)
+}
+
+// settle waits until the kernel has all rows and no others. Rows that it does not take
+// are reported by their writers, and tried again later.
+func (r *rows) settle(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, prefixWait)
+	defer cancel()
+	err := errors.Join(
+		r.endpointsWriter.WaitPruned(ctx), r.endpointsWriter.Wait(ctx, r.endpoints.Revision()),
+		r.addressesWriter.WaitPruned(ctx), r.addressesWriter.Wait(ctx, r.addresses.Revision()))
+	if err != nil {
+		r.log.Warn("maps of a new layout come into force without some rows", "error", err)
+	}
 }
 
 // status tells how the kernel's tables stand against the wanted rows.

@@ -43,6 +43,12 @@ func (a *Agent) Run(ctx context.Context) error {
 	if err := a.endpoints.Resume(ctx); err != nil {
 		a.log.Error("some endpoints are not restored", "error", err)
 	}
+	if a.dp.Staged() {
+		a.rows.settle(ctx)
+	}
+	if err := a.dp.TakeOver(); err != nil {
+		return err
+	}
 	listener, err := apiserver.Listen(a.cfg.SocketPath)
 	if err != nil {
 		return err
@@ -104,7 +110,11 @@ func (a *Agent) restore(ctx context.Context) error {
 	}
 	a.rows.setHost(addrs)
 	a.rows.complete()
-	if err := a.enforcer.Round(); err != nil {
+	err = a.enforcer.Round()
+	if err != nil && a.dp.Staged() {
+		return fmt.Errorf("the maps of the previous agent stay in force, because the new ones lack policies: %w", err)
+	}
+	if err != nil {
 		a.log.Error("workloads keep the policy of the previous run", "error", err)
 	}
 	return nil

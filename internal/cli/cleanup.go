@@ -26,7 +26,7 @@ type place struct{ state, bpf string }
 // system, and the files of its state. Only these are removed: the folders may be
 // shared, as /var/run/cilium is with the socket of a log driver.
 var (
-	pinned     = []string{"links", "maps"}
+	pinned     = []string{"links", "maps", "maps-*"}
 	stateFiles = []string{"cilium.sock", "endpoints", "etcd", "ipam.json", "policy.json", "agent.lock"}
 )
 
@@ -155,14 +155,12 @@ func (t *tool) confirm(list []leftover) bool {
 	return slices.Contains([]string{"y", "yes"}, strings.ToLower(strings.TrimSpace(answer)))
 }
 
-// present returns those of the names that are in the folder.
+// present returns those of the names, which may be patterns, that are in the folder.
 func present(folder string, names []string) []string {
 	var paths []string
 	for _, name := range names {
-		path := filepath.Join(folder, name)
-		if _, err := os.Lstat(path); err == nil {
-			paths = append(paths, path)
-		}
+		found, _ := filepath.Glob(filepath.Join(folder, name)) // fails for a bad pattern only
+		paths = append(paths, found...)
 	}
 	return paths
 }

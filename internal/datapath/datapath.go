@@ -13,7 +13,6 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
-	"path/filepath"
 
 	"cilium.local/cilium/internal/datapath/attach"
 	"cilium.local/cilium/internal/datapath/bpfmap"
@@ -40,7 +39,9 @@ type Device struct {
 
 // Datapath is the data plane of one node. Make it with Open.
 type Datapath struct {
+	log      *slog.Logger
 	loaded   *prog.Loaded
+	staged   bool // other maps are in force until TakeOver
 	attacher *attach.Attacher
 	quick    *attach.Attacher
 	settler  *settler
@@ -50,9 +51,9 @@ type Datapath struct {
 }
 
 // Open loads the programs and creates or adopts the pinned maps. It changes
-// nothing about what is attached.
+// nothing about what is attached. Maps of another layout are in force until TakeOver.
 func Open(cfg Config, log *slog.Logger) (*Datapath, error) {
-	loaded, err := prog.Load(filepath.Join(cfg.PinDir, "maps"), cfg.Constants, cfg.Sizes, log)
+	loaded, err := prog.Load(cfg.PinDir, cfg.Constants, cfg.Sizes, log)
 	if err != nil {
 		return nil, err
 	}
@@ -67,7 +68,8 @@ func Open(cfg Config, log *slog.Logger) (*Datapath, error) {
 		loaded.Close()
 		return nil, err
 	}
-	return &Datapath{
+	d := &Datapath{
+		log:      log,
 		loaded:   loaded,
 		attacher: attach.New(cfg.PinDir, cfg.LegacyHooks),
 		quick:    attach.New(cfg.PinDir, true),
@@ -75,7 +77,12 @@ func Open(cfg Config, log *slog.Logger) (*Datapath, error) {
 		epochs:   epochs,
 		policies: bpfmap.NewPolicies(m.Policies, m.PolicySpec, epochs),
 		flows:    flows,
-	}, nil
+	}
+	if err := d.stage(); err != nil {
+		d.Close()
+		return nil, fmt.Errorf("prepare to take over from maps of another layout: %w", err)
+	}
+	return d, nil
 }
 
 // Close frees this process's handles. What is pinned or attached stays.
@@ -141,11 +148,13 @@ func (d *Datapath) FlowEvents() (bpfmap.FlowEvents, error) {
 }
 
 // Hits is the kernel's table of rule counters.
-func (d *Datapath) Hits() *bpfmap.Hits { return bpfmap.NewHits(d.loaded.Maps.RuleHits) }
+func (d *Datapath) Hits() *bpfmap.Hits {
+	return bpfmap.NewHits(d.loaded.Maps.RuleHits, d.loaded.Maps.RuleHitsBefore)
+}
 
 // Metrics returns the counters of forwarded and dropped packets.
 func (d *Datapath) Metrics() ([]bpfmap.Count, error) {
-	return bpfmap.ReadMetrics(d.loaded.Maps.Metrics)
+	return bpfmap.ReadMetrics(d.loaded.Maps.Metrics, d.loaded.Maps.MetricsBefore)
 }
 
 // Events calls handle for every event of the programs until the context ends.

@@ -34,8 +34,15 @@ func TestProgramsStayWithinTheOldestVerifiersLimits(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("needs root to load BPF programs")
 	}
+	for name, takesOver := range map[string]bool{"alone": false, "taking over": true} {
+		t.Run(name, func(t *testing.T) { measurePrograms(t, takesOver) })
+	}
+}
+
+func measurePrograms(t *testing.T, takesOver bool) {
 	spec, err := prog.Spec()
 	must(t, err)
+	must(t, spec.Variables["has_predecessor"].Set(takesOver))
 	for _, m := range spec.Maps {
 		m.Pinning = ebpf.PinNone
 	}

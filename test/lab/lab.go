@@ -57,6 +57,8 @@ type Node struct {
 	BPFRoot string
 	// StateDir is for the agent, and Socket is where its API listens.
 	StateDir, Socket string
+	// Programs is the folder that agents are started from; empty for that of Build.
+	Programs string
 	// Outside is the rest of the world, or nil.
 	Outside *Namespace
 

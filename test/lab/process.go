@@ -135,7 +135,7 @@ type Agent struct {
 // StartAgent starts the node's agent with these flags added, and waits until its
 // API answers.
 func (n *Node) StartAgent(ctx context.Context, flags ...string) (*Agent, error) {
-	dir, err := Build()
+	dir, err := n.programs()
 	if err != nil {
 		return nil, err
 	}
@@ -168,6 +168,16 @@ func (n *Node) StartAgent(ctx context.Context, flags ...string) (*Agent, error) 
 	}
 	return a, nil
 }
+
+func (n *Node) programs() (string, error) {
+	if n.Programs != "" {
+		return n.Programs, nil
+	}
+	return Build()
+}
+
+// Root is the folder of the sources.
+func Root() (string, error) { return moduleRoot() }
 
 // waitReady waits until GET /v1/healthz is answered with 200.
 func (n *Node) waitReady(ctx context.Context, a *Agent) error {

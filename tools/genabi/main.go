@@ -17,6 +17,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 
 	"github.com/cilium/ebpf/btf"
@@ -45,7 +46,7 @@ var structs = []struct{ name, doc string }{
 }
 
 // enums are the C enums whose values user space needs.
-var enums = []string{"direction", "tier", "candidate_shift", "candidate_kind", "deny_response", "party", "flow_state", "flow_life", "flow_way", "flow_event", "epoch_slot", "event_type", "trace_point", "trace_reason"}
+var enums = []string{"direction", "phase", "hook", "tier", "candidate_shift", "candidate_kind", "deny_response", "party", "flow_state", "flow_life", "flow_way", "flow_event", "epoch_slot", "event_type", "trace_point", "trace_reason"}
 
 func main() {
 	object := flag.String("object", "", "compiled BPF object")
@@ -113,6 +114,7 @@ func writeStructs(out *bytes.Buffer, object string) error {
 		if err := spec.TypeByName(s.name, &types[i]); err != nil {
 			return fmt.Errorf("struct %s in %s: %w", s.name, object, err)
 		}
+		types[i].Members = plain(types[i].Members)
 		names[types[i]] = camel(s.name)
 	}
 	formatter := btf.GoFormatter{Names: names, Identifier: camel}
@@ -124,6 +126,25 @@ func writeStructs(out *bytes.Buffer, object string) error {
 		fmt.Fprintf(out, "// %s %s\n%s\n\n", camel(s.name), s.doc, declaration)
 	}
 	return nil
+}
+
+// plain puts the members of an unnamed struct in the place of the unnamed union that
+// it is the first member of, since Go has neither: the union's other members are other
+// views of the same bytes.
+func plain(members []btf.Member) (plain []btf.Member) {
+	for _, m := range members {
+		inner := []btf.Member{m}
+		if union, ok := m.Type.(*btf.Union); ok && m.Name == "" && len(union.Members) > 0 {
+			if first, ok := union.Members[0].Type.(*btf.Struct); ok && union.Members[0].Name == "" {
+				inner = slices.Clone(first.Members)
+				for i := range inner {
+					inner[i].Offset += m.Offset
+				}
+			}
+		}
+		plain = append(plain, inner...)
+	}
+	return plain
 }
 
 var enumValue = regexp.MustCompile(`(?m)^\s*([A-Z0-9_]+) = (\d+),`)

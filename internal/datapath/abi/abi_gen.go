@@ -60,6 +60,8 @@ type Control struct {
 	Generation uint32
 	Epoch      uint32
 	Seed       [2]uint64
+	Phase      uint32
+	Pad        uint32
 }
 
 // FlowKey names a flow by both its ends, in address order.
@@ -193,6 +195,21 @@ type Event struct {
 const (
 	Ingress = 0
 	Egress  = 1
+)
+
+// Values of enum phase in bpf/lib/abi.h.
+const (
+	PhaseServing    = 0
+	PhaseFollowing  = 1
+	PhaseTakingOver = 2
+	PhaseRetired    = 3
+)
+
+// Values of enum hook in bpf/lib/abi.h.
+const (
+	HookFromWorkload = 0
+	HookToWorkload   = 1
+	Hooks            = 2
 )
 
 // Values of enum tier in bpf/lib/abi.h.

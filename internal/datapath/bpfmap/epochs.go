@@ -92,6 +92,19 @@ func (e *Epochs) policies(ids []uint32) error {
 	return nil
 }
 
+// SetPhase says what the programs do while maps of another layout give way to these
+// (enum phase in bpf/lib/abi.h).
+func (e *Epochs) SetPhase(phase uint32) error {
+	_, err := e.change(func(c *abi.Control) { c.Phase = phase })
+	return err
+}
+
+// Phase returns the phase.
+func (e *Epochs) Phase() (uint32, error) {
+	c, err := e.change(nil)
+	return c.Phase, err
+}
+
 // bank returns the bank of policy slots in force, 0 or 1.
 func (e *Epochs) bank() (uint32, error) {
 	generation, err := e.generation()

@@ -5,11 +5,14 @@ package bpfmap
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"time"
+	"unsafe"
 
 	"github.com/cilium/ebpf"
 
 	"cilium.local/cilium/internal/datapath/abi"
+	"cilium.local/cilium/internal/datapath/carry"
 )
 
 // RuleHits is what a rule decided. A packet counts once for the rule of each end
@@ -22,10 +25,11 @@ type RuleHits struct {
 
 // Hits is the table of rule counters. A rule's slot follows from its cookie; who
 // gives out cookies sees to it that no two rules share a slot, or have slot 0.
-type Hits struct{ m *ebpf.Map }
+type Hits struct{ m, before *ebpf.Map }
 
-// NewHits wraps the table, of which the number of slots is a power of two.
-func NewHits(m *ebpf.Map) *Hits { return &Hits{m} }
+// NewHits wraps the table, of which the number of slots is a power of two, and that
+// of what the maps of an earlier layout had counted.
+func NewHits(m, before *ebpf.Map) *Hits { return &Hits{m, before} }
 
 // Slots returns how many slots there are, slot 0 included, which is no rule's.
 func (h *Hits) Slots() uint32 { return h.m.MaxEntries() }
@@ -50,11 +54,16 @@ func (h *Hits) Hits() (map[uint32]RuleHits, error) {
 	all := make(map[uint32]RuleHits)
 	slots := make([]uint32, min(batchHits, h.Slots()))
 	perCPU := make([]abi.RuleHits, len(slots)*cpus)
+	before, err := h.earlier()
+	if err != nil {
+		return nil, err
+	}
 	var cursor ebpf.MapBatchCursor
 	for {
 		n, err := h.m.BatchLookup(&cursor, slots, perCPU, nil)
 		for i := range n {
-			if hits, any := sumHits(perCPU[i*cpus:(i+1)*cpus], boot); any {
+			counters := slices.Concat(before[slots[i]:slots[i]+1], perCPU[i*cpus:(i+1)*cpus])
+			if hits, any := sumHits(counters, boot); any {
 				all[slots[i]] = hits
 			}
 		}
@@ -65,6 +74,32 @@ func (h *Hits) Hits() (map[uint32]RuleHits, error) {
 			return nil, fmt.Errorf("read the rule counters: %w", err)
 		}
 	}
+}
+
+// earlier returns what the maps of an earlier layout counted, by slot.
+func (h *Hits) earlier() ([]abi.RuleHits, error) {
+	slots, before := make([]uint32, h.Slots()), make([]abi.RuleHits, h.Slots())
+	_, err := h.before.BatchLookup(new(ebpf.MapBatchCursor), slots, before, nil)
+	if err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
+		return nil, fmt.Errorf("read the earlier rule counters: %w", err)
+	}
+	return before, nil // an array's slots come in order
+}
+
+// CarryHits takes over what the map of an earlier layout has counted, with what had
+// been counted before that one. Doing it again does no harm.
+func CarryHits(t carry.Table, before *ebpf.Map) error {
+	return t.Counters(before, func(sum, row []byte) {
+		s, c := (*abi.RuleHits)(unsafe.Pointer(&sum[0])), (*abi.RuleHits)(unsafe.Pointer(&row[0]))
+		s.AllowPackets += c.AllowPackets
+		s.AllowBytes += c.AllowBytes
+		s.DenyPackets += c.DenyPackets
+		s.DenyBytes += c.DenyBytes
+		if s.First == 0 || c.First != 0 && c.First < s.First {
+			s.First = c.First
+		}
+		s.Last = max(s.Last, c.Last)
+	})
 }
 
 func sumHits(perCPU []abi.RuleHits, boot time.Time) (sum RuleHits, hit bool) {
@@ -95,7 +130,11 @@ func (h *Hits) Reset(slots ...uint32) error {
 	}
 	zero := make([]abi.RuleHits, cpus)
 	for _, slot := range slots {
-		if err := h.m.Put(slot, zero); err != nil {
+		err := h.m.Put(slot, zero)
+		if err == nil {
+			err = h.before.Put(slot, &abi.RuleHits{})
+		}
+		if err != nil {
 			return fmt.Errorf("zero the rule counters of slot %d: %w", slot, err)
 		}
 	}

@@ -4,10 +4,12 @@ package bpfmap
 
 import (
 	"fmt"
+	"unsafe"
 
 	"github.com/cilium/ebpf"
 
 	"cilium.local/cilium/internal/datapath/abi"
+	"cilium.local/cilium/internal/datapath/carry"
 	"cilium.local/cilium/internal/flow"
 )
 
@@ -19,19 +21,35 @@ type Count struct {
 	Bytes   uint64
 }
 
+// CarryMetrics takes over what the map of an earlier layout has counted, with what had
+// been counted before that one. Doing it again does no harm.
+func CarryMetrics(t carry.Table, before *ebpf.Map) error {
+	return t.Counters(before, func(sum, row []byte) {
+		s, c := (*abi.Counter)(unsafe.Pointer(&sum[0])), (*abi.Counter)(unsafe.Pointer(&row[0]))
+		s.Packets += c.Packets
+		s.Bytes += c.Bytes
+	})
+}
+
 const reasonsPerDirection = 256
 
-// ReadMetrics returns the counters that are not zero, summed over all CPUs.
-func ReadMetrics(m *ebpf.Map) ([]Count, error) {
+// ReadMetrics returns the counters that are not zero, summed over all CPUs and with
+// what the maps of an earlier layout had counted.
+func ReadMetrics(m, before *ebpf.Map) ([]Count, error) {
 	var counts []Count
 	var perCPU []abi.Counter
 	for slot := range uint32(2 * reasonsPerDirection) {
 		if err := m.Lookup(slot, &perCPU); err != nil {
 			return nil, fmt.Errorf("read metrics slot %d: %w", slot, err)
 		}
+		var earlier abi.Counter
+		if err := before.Lookup(slot, &earlier); err != nil {
+			return nil, fmt.Errorf("read earlier metrics, slot %d: %w", slot, err)
+		}
 		count := Count{
-			Reason: flow.DropReason(slot % reasonsPerDirection),
-			Egress: slot/reasonsPerDirection == abi.Egress,
+			Reason:  flow.DropReason(slot % reasonsPerDirection),
+			Egress:  slot/reasonsPerDirection == abi.Egress,
+			Packets: earlier.Packets, Bytes: earlier.Bytes,
 		}
 		for _, c := range perCPU {
 			count.Packets += c.Packets

@@ -69,7 +69,7 @@ type lag struct {
 // NewPolicies wraps the policies map; spec describes one policy's map.
 func NewPolicies(outer *ebpf.Map, spec *ebpf.MapSpec, e *Epochs) *Policies {
 	p := newPolicies(kernelSlots{outer, spec}, int(spec.MaxEntries), outer.MaxEntries()/2-1, e)
-	p.wait = waitForPackets
+	p.wait = WaitForPackets
 	return p
 }
 
@@ -287,9 +287,9 @@ func (p *Policies) settle() {
 	}()
 }
 
-// waitForPackets returns after a grace period: BPF programs run inside read-side
+// WaitForPackets returns after a grace period: BPF programs run inside read-side
 // sections of RCU, and the global membarrier command waits for all of them.
-func waitForPackets() {
+func WaitForPackets() {
 	const global = 1 // MEMBARRIER_CMD_GLOBAL
 	if _, _, errno := unix.Syscall(unix.SYS_MEMBARRIER, global, 0, 0); errno != 0 {
 		// Without the call, by far longer than a packet takes.

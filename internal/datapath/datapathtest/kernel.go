@@ -101,7 +101,9 @@ func BPFFS(t testing.TB) string {
 func (k *Kernel) Apply(changes map[uint32]compile.Delta) error { return k.policies.Apply(changes) }
 
 // Hits is the table of rule counters.
-func (k *Kernel) Hits() *bpfmap.Hits { return bpfmap.NewHits(k.loaded.Maps.RuleHits) }
+func (k *Kernel) Hits() *bpfmap.Hits {
+	return bpfmap.NewHits(k.loaded.Maps.RuleHits, k.loaded.Maps.RuleHitsBefore)
+}
 
 // Workload is what the kernel is to know of a local workload.
 type Workload struct {

@@ -112,7 +112,8 @@ func Of(t btf.Type) (Struct, error) {
 		return Struct{}, fmt.Errorf("size of %v: %w", t, err)
 	}
 	s := Struct{Size: uint32(size)}
-	return s, s.add("", 0, t)
+	err = s.add("", 0, t)
+	return s, err
 }
 
 // add appends the fields of a type that lies at an offset.
@@ -171,6 +172,20 @@ func (s Struct) Field(path string) (Field, bool) {
 		return Field{}, false
 	}
 	return s.Fields[i], true
+}
+
+// Member returns the type of a struct's member, nil for none.
+func Member(t btf.Type, name string) btf.Type {
+	s, ok := btf.As[*btf.Struct](t)
+	if !ok {
+		return nil
+	}
+	for _, m := range s.Members {
+		if m.Name == name {
+			return m.Type
+		}
+	}
+	return nil
 }
 
 // With returns the shape of a buffer that has what, its fields' names beginning

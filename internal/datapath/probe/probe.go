@@ -129,6 +129,7 @@ var requiredMaps = []struct {
 }{
 	{ebpf.Hash, "3.19"},
 	{ebpf.Array, "3.19"},
+	{ebpf.ProgramArray, "4.2"},
 	{ebpf.PerCPUArray, "4.6"},
 	{ebpf.LRUHash, "4.10"},
 	{ebpf.LPMTrie, "4.11"},
@@ -141,6 +142,7 @@ var requiredHelpers = []struct {
 	fn    asm.BuiltinFunc
 	since string
 }{
+	{"bpf_tail_call (one agent taking over from another)", asm.FnTailCall, "4.2"},
 	{"bpf_skb_load_bytes", asm.FnSkbLoadBytes, "4.5"},
 	{"bpf_skb_store_bytes", asm.FnSkbStoreBytes, "4.1"},
 	{"bpf_csum_diff", asm.FnCsumDiff, "4.6"},

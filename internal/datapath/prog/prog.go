@@ -18,7 +18,6 @@ import (
 	"math/bits"
 	"net/netip"
 	"os"
-	"path/filepath"
 
 	"github.com/cilium/ebpf"
 
@@ -74,7 +73,12 @@ func FlowsFor(memory uint64) uint32 {
 type Loaded struct {
 	FromWorkload, ToWorkload *ebpf.Program
 	Maps                     Maps
-	collection               *ebpf.Collection
+	// From are the sets of maps that other agents have left beside this one's, the
+	// one in force first. Taking over from them is the caller's work.
+	From       []*Set
+	Set        *Set // this agent's own
+	Spec       *ebpf.CollectionSpec
+	collection *ebpf.Collection
 }
 
 // Maps are the programs' maps, by the names that the C code gives them.
@@ -82,6 +86,9 @@ type Maps struct {
 	Endpoints, IPCache, Policies, Control, Epochs *ebpf.Map
 	Flows, FlowWays, FlowEvents, Fragments        *ebpf.Map
 	Metrics, RuleHits, Events, EventsLost         *ebpf.Map
+
+	// What the maps of an earlier layout counted, and the programs that had them.
+	MetricsBefore, RuleHitsBefore, Predecessor *ebpf.Map
 
 	// PolicySpec is the specification of one policy's map, for the Policies slots.
 	PolicySpec *ebpf.MapSpec
@@ -104,33 +111,54 @@ func Spec() (*ebpf.CollectionSpec, error) {
 	return spec, nil
 }
 
-// Load puts programs and maps into the kernel. Maps are pinned under pinDir,
-// which must be on a bpffs; maps found there are adopted with the size they have.
-func Load(pinDir string, c Constants, s Sizes, log *slog.Logger) (*Loaded, error) {
+// Load puts programs and maps into the kernel. Maps are pinned in a folder of root,
+// which must be on a bpffs; those of the same layout that are there are adopted with
+// the size they have. Where there are only maps of another layout, new ones are made
+// beside them, empty and following: see Loaded.From.
+func Load(root string, c Constants, s Sizes, log *slog.Logger) (_ *Loaded, err error) {
 	spec, err := Spec()
 	if err != nil {
 		return nil, err
 	}
-	if err := setConstants(spec, c); err != nil {
+	own, others, err := openSets(root, spec)
+	if err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			closeSets(others)
+			own.Close()
+		}
+	}()
+	if err := setConstants(spec, c, len(others) > 0); err != nil {
 		return nil, err
 	}
 	setSizes(spec, s)
-	if err := os.MkdirAll(pinDir, 0o700); err != nil {
-		return nil, fmt.Errorf("create %s for pinned maps: %w (is a bpffs mounted there?)", pinDir, err)
+	if err := os.MkdirAll(own.Dir, 0o700); err != nil {
+		return nil, fmt.Errorf("create %s for pinned maps: %w (is a bpffs mounted there?)", own.Dir, err)
 	}
-	if err := pinMaps(spec, pinDir, log); err != nil {
-		return nil, err
-	}
+	adoptSizes(spec, own, others, log)
 	if err := errors.Join(setRuleMask(spec), setFlowMask(spec)); err != nil {
 		return nil, err
 	}
+	if own.Map("control") == nil && len(others) > 0 {
+		if err := stageControl(spec, own.Dir); err != nil {
+			return nil, err
+		}
+	}
 	collection, err := ebpf.NewCollectionWithOptions(spec, ebpf.CollectionOptions{
-		Maps: ebpf.MapOptions{PinPath: pinDir},
+		Maps: ebpf.MapOptions{PinPath: own.Dir},
 	})
 	if err != nil {
-		return nil, loadError(pinDir, err)
+		return nil, loadError(own.Dir, err)
 	}
-	return loaded(spec, collection), nil
+	l := loaded(spec, collection)
+	l.Set, l.From, l.Spec = own, others, spec
+	if err := l.pinPrograms(); err != nil {
+		l.collection.Close()
+		return nil, err
+	}
+	return l, nil
 }
 
 func loaded(spec *ebpf.CollectionSpec, c *ebpf.Collection) *Loaded {
@@ -142,6 +170,7 @@ func loaded(spec *ebpf.CollectionSpec, c *ebpf.Collection) *Loaded {
 			Control: c.Maps["control"], Epochs: c.Maps["epochs"], Fragments: c.Maps["fragments"],
 			Flows: c.Maps["flows"], FlowWays: c.Maps["flow_ways"], FlowEvents: c.Maps["flow_events"],
 			Metrics: c.Maps["metrics"], RuleHits: c.Maps["rule_hits"], Events: c.Maps["events"], EventsLost: c.Maps["events_lost"],
+			MetricsBefore: c.Maps["metrics_before"], RuleHitsBefore: c.Maps["rule_hits_before"], Predecessor: c.Maps["predecessor"],
 			PolicySpec: spec.Maps["policies"].InnerMap.Copy(),
 		},
 		collection: c,
@@ -154,15 +183,19 @@ func loadError(pinDir string, err error) error {
 		return fmt.Errorf("the kernel refused a BPF program (kernels from 6.1 are supported): %w", verifier)
 	}
 	if errors.Is(err, ebpf.ErrMapIncompatible) {
-		return fmt.Errorf("adopt the maps pinned in %s: %w (made by another version; remove them with: cilium cleanup -f)", pinDir, err)
+		return fmt.Errorf("adopt the maps pinned in %s: %w (the folder's name says that they fit; remove them with: cilium cleanup -f)", pinDir, err)
 	}
 	return fmt.Errorf("load the data plane: %w", err)
 }
 
 // Close frees this process's references; pinned maps and attached programs stay.
-func (l *Loaded) Close() { l.collection.Close() }
+func (l *Loaded) Close() {
+	closeSets(l.From)
+	l.Set.Close()
+	l.collection.Close()
+}
 
-func setConstants(spec *ebpf.CollectionSpec, c Constants) error {
+func setConstants(spec *ebpf.CollectionSpec, c Constants, hasPredecessor bool) error {
 	mac := [8]byte{}
 	copy(mac[:], c.GatewayMAC[:])
 	values := map[string]any{
@@ -173,6 +206,7 @@ func setConstants(spec *ebpf.CollectionSpec, c Constants) error {
 		"world_ipv6_identity": uint32(c.WorldIPv6),
 		"trace_packets":       c.TracePackets,
 		"hide_flows":          c.HideFlows,
+		"has_predecessor":     hasPredecessor,
 	}
 	for name, value := range values {
 		if err := setConstant(spec, name, value); err != nil {
@@ -230,35 +264,9 @@ func gateway(ip netip.Addr) abi.Addr {
 func setSizes(spec *ebpf.CollectionSpec, s Sizes) {
 	for name, entries := range map[string]uint32{
 		"endpoints": s.Endpoints, "ipcache": s.Addresses, "policies": 4 * (s.Policies + 1),
-		"flows": flowRows(s.Flows), "flow_ways": flowRows(s.Flows) / abi.FlowWays, "fragments": s.Fragments, "rule_hits": s.Rules, "events": s.EventBytes,
+		"flows": flowRows(s.Flows), "flow_ways": flowRows(s.Flows) / abi.FlowWays, "fragments": s.Fragments, "rule_hits": s.Rules, "rule_hits_before": s.Rules, "events": s.EventBytes,
 	} {
 		spec.Maps[name].MaxEntries = entries
 	}
 	spec.Maps["policies"].InnerMap.MaxEntries = s.PolicyEntries
-}
-
-// pinMaps has every map pinned by name. A map that is pinned already keeps its
-// size: making it anew would forget every flow. The new size takes effect after
-// a cleanup.
-func pinMaps(spec *ebpf.CollectionSpec, pinDir string, log *slog.Logger) error {
-	for name, m := range spec.Maps {
-		if m.Type == ebpf.Array && name == ".rodata" || name == ".rodata.cst32" {
-			continue
-		}
-		m.Pinning = ebpf.PinByName
-		pinned, err := ebpf.LoadPinnedMap(filepath.Join(pinDir, name), nil)
-		if errors.Is(err, fs.ErrNotExist) {
-			continue
-		}
-		if err != nil {
-			return fmt.Errorf("open pinned map %s: %w", filepath.Join(pinDir, name), err)
-		}
-		if pinned.MaxEntries() != m.MaxEntries {
-			log.Warn("A pinned map keeps its size until the next cleanup",
-				"map", name, "entries", pinned.MaxEntries(), "configured", m.MaxEntries)
-			m.MaxEntries = pinned.MaxEntries()
-		}
-		pinned.Close()
-	}
-	return nil
 }

@@ -1,0 +1,127 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package attach
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/link"
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// spot is a place where a program of ours hangs.
+type spot struct {
+	name      string
+	direction Direction
+	program   ebpf.ProgramID
+	replace   func(*ebpf.Program) error
+}
+
+// ReplaceAll puts programs in place of all of ours, on whichever device and in
+// whichever form, without a gap. A device that goes away meanwhile is no error.
+func (a *Attacher) ReplaceAll(ingress, egress *ebpf.Program) error {
+	spots, closeLinks, err := a.spots()
+	if err != nil {
+		return err
+	}
+	defer closeLinks()
+	var failed []error
+	for _, s := range spots {
+		program := egress
+		if s.direction == Ingress {
+			program = ingress
+		}
+		if err := s.replace(program); err != nil && !errors.Is(err, unix.ENOLINK) && !gone(err) {
+			failed = append(failed, fmt.Errorf("replace the %s program of %s: %w", s.direction, s.name, err))
+		}
+	}
+	return errors.Join(failed...)
+}
+
+// Find returns a program of ours for each direction, from any device; nil if none
+// has one. The caller closes them.
+func (a *Attacher) Find() (ingress, egress *ebpf.Program, err error) {
+	spots, closeLinks, err := a.spots()
+	if err != nil {
+		return nil, nil, err
+	}
+	defer closeLinks()
+	for _, s := range spots {
+		into := &egress
+		if s.direction == Ingress {
+			into = &ingress
+		}
+		if *into == nil {
+			// One that is gone by now may be on the next device, too.
+			*into, _ = ebpf.NewProgramFromID(s.program)
+		}
+	}
+	return ingress, egress, nil
+}
+
+// spots finds our programs, those on links first.
+func (a *Attacher) spots() (spots []spot, closeLinks func(), err error) {
+	var links []link.Link
+	closeLinks = func() {
+		for _, l := range links {
+			_ = l.Close()
+		}
+	}
+	pins, err := filepath.Glob(filepath.Join(a.links, "*"))
+	if err != nil {
+		return nil, nil, err
+	}
+	for _, pin := range pins {
+		l, err := link.LoadPinnedLink(pin, nil)
+		if err != nil {
+			continue // not a link: no program hangs there
+		}
+		links = append(links, l)
+		info, err := l.Info()
+		if err != nil {
+			closeLinks()
+			return nil, nil, fmt.Errorf("read what the pinned link %s is attached to: %w", pin, err)
+		}
+		name := filepath.Base(pin)
+		s := spot{name: name, direction: Egress, program: info.Program, replace: l.Update}
+		if strings.HasSuffix(name, "_"+string(Ingress)) {
+			s.direction = Ingress
+		}
+		spots = append(spots, s)
+	}
+	filters, err := filterSpots()
+	if err != nil {
+		closeLinks()
+		return nil, nil, err
+	}
+	return append(spots, filters...), closeLinks, nil
+}
+
+func filterSpots() (spots []spot, err error) {
+	devices, err := netlink.LinkList()
+	if err != nil {
+		return nil, os.NewSyscallError("list the devices", err)
+	}
+	for _, device := range devices {
+		index := device.Attrs().Index
+		for _, d := range directions {
+			filters, err := listFilters(index, d)
+			if err != nil {
+				return nil, err
+			}
+			if f := ours(filters); f != nil {
+				spots = append(spots, spot{device.Attrs().Name, d, ebpf.ProgramID(f.Id), func(p *ebpf.Program) error {
+					_, err := replaceFilter(index, d, p)
+					return err
+				}})
+			}
+		}
+	}
+	return spots, nil
+}
