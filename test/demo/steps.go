@@ -13,6 +13,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"cilium.local/cilium/test/demo/show"
 )
 
 //go:embed l3-rule.json
@@ -21,8 +23,11 @@ var rule []byte
 // apps are the three containers; app1 serves, the others ask it.
 var apps = []string{"app1", "app2", "app3"}
 
+// demo is the demonstration, step by step.
+type demo struct{ *show.Show }
+
 func demonstrate(ctx context.Context, n *node) error {
-	s := &show{ctx: ctx}
+	s := &demo{show.New(ctx, "demo", nil)}
 	s.network()
 	s.containers()
 	s.openRequests()
@@ -39,132 +44,132 @@ func demonstrate(ctx context.Context, n *node) error {
 	s.trace()
 	s.lists()
 	s.removal()
-	if s.failed > 0 {
+	if s.Failed() {
 		fmt.Print(n.logs())
 	}
-	return s.finish()
+	return s.Finish()
 }
 
-func (s *show) network() {
-	s.title("A Docker network of ours, in the node's address ranges")
-	out, exit := s.run("docker", "network", "create", "--driver", "cilium", "--ipam-driver", "cilium",
+func (s *demo) network() {
+	s.Title("A Docker network of ours, in the node's address ranges")
+	out, exit := s.Run("docker", "network", "create", "--driver", "cilium", "--ipam-driver", "cilium",
 		"--subnet", "10.15.0.0/16", "--ipv6", "--subnet", "f00d::a0f:0:0:0/96", "cilium-net")
-	s.check(exit == 0 && len(strings.TrimSpace(out)) == 64, "Docker made the network")
-	out, exit = s.run("docker", "network", "create", "--driver", "cilium", "--ipam-driver", "cilium",
+	s.Check(exit == 0 && len(strings.TrimSpace(out)) == 64, "Docker made the network")
+	out, exit = s.Run("docker", "network", "create", "--driver", "cilium", "--ipam-driver", "cilium",
 		"--subnet", "192.0.2.0/24", "foreign-net")
-	s.check(exit != 0 && strings.Contains(out, "10.15.0.0/16"), "a foreign subnet is refused, and the node's range named")
+	s.Check(exit != 0 && strings.Contains(out, "10.15.0.0/16"), "a foreign subnet is refused, and the node's range named")
 }
 
-func (s *show) containers() {
-	s.title("Three containers, told apart by a label")
+func (s *demo) containers() {
+	s.Title("Three containers, told apart by a label")
 	for _, app := range apps {
-		_, exit := s.run("docker", "run", "-d", "--net", "cilium-net", "--name", app, "--label", "id="+app, image, "/app", "serve", app)
-		s.check(exit == 0, "%s runs", app)
+		_, exit := s.Run("docker", "run", "-d", "--net", "cilium-net", "--name", app, "--label", "id="+app, image, "/app", "serve", app)
+		s.Check(exit == 0, "%s runs", app)
 	}
-	out, _ := s.run("docker", "inspect", "-f", "{{json .NetworkSettings.Networks}}", "app1")
-	s.check(strings.Contains(out, `"IPAddress":"10.15.`), "app1 has an IPv4 address of the range")
-	s.check(strings.Contains(out, `"IPPrefixLen":32`), "its prefix length is 32")
-	s.check(strings.Contains(out, `"GlobalIPv6Address":"f00d::a0f:`), "app1 has an IPv6 address of the range")
-	s.check(strings.Contains(out, `"GlobalIPv6PrefixLen":128`), "its prefix length is 128")
-	s.check(strings.Contains(out, `"IPv6Gateway":"f00d::a0f:0:0:1"`) || strings.Contains(out, `"IPv6Gateway":"f00d::a0f:0:1"`), "and it has an IPv6 gateway")
+	out, _ := s.Run("docker", "inspect", "-f", "{{json .NetworkSettings.Networks}}", "app1")
+	s.Check(strings.Contains(out, `"IPAddress":"10.15.`), "app1 has an IPv4 address of the range")
+	s.Check(strings.Contains(out, `"IPPrefixLen":32`), "its prefix length is 32")
+	s.Check(strings.Contains(out, `"GlobalIPv6Address":"f00d::a0f:`), "app1 has an IPv6 address of the range")
+	s.Check(strings.Contains(out, `"GlobalIPv6PrefixLen":128`), "its prefix length is 128")
+	s.Check(strings.Contains(out, `"IPv6Gateway":"f00d::a0f:0:0:1"`) || strings.Contains(out, `"IPv6Gateway":"f00d::a0f:0:1"`), "and it has an IPv6 gateway")
 }
 
 // urls returns where app1 serves, IPv4 first.
-func (s *show) urls() []string {
+func (s *demo) urls() []string {
 	const network = "(index .NetworkSettings.Networks \"cilium-net\")"
 	return []string{
-		"http://" + s.value("docker", "inspect", "-f", "{{"+network+".IPAddress}}", "app1") + "/",
-		"http://[" + s.value("docker", "inspect", "-f", "{{"+network+".GlobalIPv6Address}}", "app1") + "]/",
+		"http://" + s.Value("docker", "inspect", "-f", "{{"+network+".IPAddress}}", "app1") + "/",
+		"http://[" + s.Value("docker", "inspect", "-f", "{{"+network+".GlobalIPv6Address}}", "app1") + "]/",
 	}
 }
 
-func (s *show) ask(app, url string) bool {
-	out, exit := s.run("docker", "exec", app, "/app", "get", url)
+func (s *demo) ask(app, url string) bool {
+	out, exit := s.Run("docker", "exec", app, "/app", "get", url)
 	return exit == 0 && strings.HasPrefix(out, "app1 answers")
 }
 
-func (s *show) openRequests() {
-	s.title("Without a policy everybody may ask app1")
+func (s *demo) openRequests() {
+	s.Title("Without a policy everybody may ask app1")
 	for _, app := range apps[1:] {
 		for _, url := range s.urls() {
-			s.check(s.ask(app, url), "app1 answers %s", app)
+			s.Check(s.ask(app, url), "app1 answers %s", app)
 		}
 	}
 }
 
-func (s *show) importPolicy(dir string) error {
-	s.title("A policy: app1 accepts TCP port 80 from app2, and nothing else")
+func (s *demo) importPolicy(dir string) error {
+	s.Title("A policy: app1 accepts TCP port 80 from app2, and nothing else")
 	path := filepath.Join(dir, "l3-rule.json")
 	if err := os.WriteFile(path, rule, 0o600); err != nil {
 		return err
 	}
-	s.run("cat", path)
+	s.Run("cat", path)
 	typo := filepath.Join(dir, "typo.json")
 	text := strings.Replace(string(rule), `"toPorts"`, `"toPort"`, 1)
 	if err := os.WriteFile(typo, []byte(text), 0o600); err != nil {
 		return err
 	}
-	out, exit := s.run("cilium", "policy", "import", typo)
-	s.check(exit == 1 && strings.Contains(out, "toPorts"), "a misspelt field is refused, and the right name told")
-	out, exit = s.run("cilium", "policy", "import", path)
-	s.check(exit == 0 && strings.Contains(out, "Revision: 2"), "the policy has revision 2")
-	_, exit = s.run("cilium", "policy", "wait", "2")
-	s.check(exit == 0, "all endpoints enforce it")
+	out, exit := s.Run("cilium", "policy", "import", typo)
+	s.Check(exit == 1 && strings.Contains(out, "toPorts"), "a misspelt field is refused, and the right name told")
+	out, exit = s.Run("cilium", "policy", "import", path)
+	s.Check(exit == 0 && strings.Contains(out, "Revision: 2"), "the policy has revision 2")
+	_, exit = s.Run("cilium", "policy", "wait", "2")
+	s.Check(exit == 0, "all endpoints enforce it")
 	return nil
 }
 
-func (s *show) closedRequests() {
-	s.title("The same requests again")
+func (s *demo) closedRequests() {
+	s.Title("The same requests again")
 	for _, url := range s.urls() {
-		s.check(s.ask("app2", url), "app1 answers app2")
+		s.Check(s.ask("app2", url), "app1 answers app2")
 		start := time.Now()
 		answered := s.ask("app3", url)
-		s.check(!answered && time.Since(start) > time.Second, "app3 gets no answer")
+		s.Check(!answered && time.Since(start) > time.Second, "app3 gets no answer")
 	}
 }
 
-func (s *show) drops(w *dropWatch) {
-	s.title("What the drop monitor showed meanwhile")
+func (s *demo) drops(w *dropWatch) {
+	s.Title("What the drop monitor showed meanwhile")
 	lines := w.wait("id=app3", 5*time.Second)
 	fmt.Println("$ cilium monitor --type drop -v")
 	for _, line := range lines[:min(len(lines), 12)] {
 		fmt.Println(line)
 	}
 	text := strings.Join(lines, "\n")
-	s.check(strings.Contains(text, "Policy denied"), "the reason of the drop")
-	s.check(strings.Contains(text, "container:id=app3"), "the sender's labels")
-	s.check(strings.Contains(text, "container:id=app1"), "the receiver's labels")
-	s.check(strings.Contains(text, "bpf/"), "the place in the BPF source that decided")
+	s.Check(strings.Contains(text, "Policy denied"), "the reason of the drop")
+	s.Check(strings.Contains(text, "container:id=app3"), "the sender's labels")
+	s.Check(strings.Contains(text, "container:id=app1"), "the receiver's labels")
+	s.Check(strings.Contains(text, "bpf/"), "the place in the BPF source that decided")
 }
 
-func (s *show) trace() {
-	s.title("Why?")
-	out, exit := s.run("cilium", "policy", "trace", "-s", "container:id=app3", "-d", "container:id=app1", "--dport", "80/tcp")
-	s.check(exit == 0 && strings.Contains(out, "Final verdict: DENIED"), "app3 to app1 is denied")
-	out, exit = s.run("cilium", "policy", "trace", "-s", "container:id=app2", "-d", "container:id=app1", "--dport", "80/tcp")
-	s.check(exit == 0 && strings.Contains(out, "Final verdict: ALLOWED"), "app2 to app1 is allowed")
+func (s *demo) trace() {
+	s.Title("Why?")
+	out, exit := s.Run("cilium", "policy", "trace", "-s", "container:id=app3", "-d", "container:id=app1", "--dport", "80/tcp")
+	s.Check(exit == 0 && strings.Contains(out, "Final verdict: DENIED"), "app3 to app1 is denied")
+	out, exit = s.Run("cilium", "policy", "trace", "-s", "container:id=app2", "-d", "container:id=app1", "--dport", "80/tcp")
+	s.Check(exit == 0 && strings.Contains(out, "Final verdict: ALLOWED"), "app2 to app1 is allowed")
 }
 
-func (s *show) lists() {
-	s.title("The state of the node")
-	out, exit := s.run("cilium", "endpoint", "list")
-	s.check(exit == 0 && strings.Count(out, "ready") == len(apps), "three endpoints are ready")
-	out, exit = s.run("cilium", "identity", "list")
+func (s *demo) lists() {
+	s.Title("The state of the node")
+	out, exit := s.Run("cilium", "endpoint", "list")
+	s.Check(exit == 0 && strings.Count(out, "ready") == len(apps), "three endpoints are ready")
+	out, exit = s.Run("cilium", "identity", "list")
 	for _, app := range apps {
-		s.check(exit == 0 && strings.Contains(out, "container:id="+app), "%s has an identity", app)
+		s.Check(exit == 0 && strings.Contains(out, "container:id="+app), "%s has an identity", app)
 	}
-	_, exit = s.run("cilium", "status")
-	s.check(exit == 0, "the node is healthy")
+	_, exit = s.Run("cilium", "status")
+	s.Check(exit == 0, "the node is healthy")
 }
 
-func (s *show) removal() {
-	s.title("And away")
-	_, exit := s.run("docker", append([]string{"rm", "-f"}, apps...)...)
-	s.check(exit == 0, "the containers are gone")
-	_, exit = s.run("docker", "network", "rm", "cilium-net")
-	s.check(exit == 0, "the network is gone")
-	out, _ := s.run("cilium", "endpoint", "list", "--no-headers")
-	s.check(strings.TrimSpace(out) == "", "no endpoint is left")
+func (s *demo) removal() {
+	s.Title("And away")
+	_, exit := s.Run("docker", append([]string{"rm", "-f"}, apps...)...)
+	s.Check(exit == 0, "the containers are gone")
+	_, exit = s.Run("docker", "network", "rm", "cilium-net")
+	s.Check(exit == 0, "the network is gone")
+	out, _ := s.Run("cilium", "endpoint", "list", "--no-headers")
+	s.Check(strings.TrimSpace(out) == "", "no endpoint is left")
 }
 
 // dropWatch is a running drop monitor.
