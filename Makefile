@@ -181,6 +181,13 @@ demo: ## The Docker demo on a private node: installs, builds, shows, checks, cle
 	$(GO) build -o build/test/demo ./test/demo
 	CILIUM_BIN_DIR=$(BIN) build/test/demo
 
+.PHONY: demo-policy
+demo-policy: ## The policy language at work on a private node: deny, tiers, audit, simulation, explanation (root)
+	tools/setup build
+	$(MAKE) --no-print-directory build
+	$(GO) build -o build/test/demo-policy ./test/demo/policy
+	CILIUM_BIN_DIR=$(BIN) build/test/demo-policy
+
 # BENCH_OUT=FILE keeps the figures as JSON, BENCH_DOC=FILE writes the tables into a
 # document, such as docs/performance.md.
 .PHONY: bench
