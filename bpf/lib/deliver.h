@@ -45,6 +45,19 @@ static __always_inline verdict_t lower_ttl(struct __sk_buff *skb, const struct p
 	return PASS;
 }
 
+/* The link's addresses, two bytes at a time: that is how they are aligned. */
+static __always_inline void write_macs(struct ethhdr *eth, const struct target *to)
+{
+	const volatile __u16 *gateway = (const volatile __u16 *)gateway_mac;
+	const __u16 *mac = (const __u16 *)to->mac;
+	__u16 *word = (__u16 *)eth;
+
+	for (int i = 0; i < 3; i++) {
+		word[i] = mac[i];
+		word[3 + i] = gateway[i];
+	}
+}
+
 /* Returns the tc action; *verdict is set when the packet goes no further. */
 static __always_inline int deliver_local(struct __sk_buff *skb, const struct packet *p,
 					 const struct target *to, verdict_t *verdict)
@@ -72,7 +85,6 @@ static __always_inline int deliver_local(struct __sk_buff *skb, const struct pac
 		*verdict = DROP(INVALID_PACKET);
 		return TC_ACT_SHOT;
 	}
-	__builtin_memcpy(eth->h_dest, to->mac, 6);
-	load_gateway_mac(eth->h_source);
+	write_macs(eth, to);
 	return bpf_redirect_peer(to->ifindex, 0);
 }

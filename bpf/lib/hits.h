@@ -40,7 +40,7 @@ static __noinline int hit_answer(const struct answer *a, __u32 bytes)
 	return 0;
 }
 
-static __noinline int hit_ends(const struct flow *f, verdict_t verdict, __u32 bytes, __u64 now)
+static __always_inline int hit_ends(const struct flow *f, verdict_t verdict, __u32 bytes, __u64 now)
 {
 	hit(f->side[SOURCE].cookie, !verdict || f->direction != EGRESS, bytes, now);
 	hit(f->side[SOURCE].to_cookie, !verdict, bytes, now);

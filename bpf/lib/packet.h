@@ -43,11 +43,17 @@ struct packet {
 
 #define MAPPED_PREFIX bpf_htonl(0x0000ffff)
 
+/* In whole words: what is written in parts and read as a whole right after makes the
+ * processor wait.
+ */
 static __always_inline void addr_from_ipv4(struct addr *to, __be32 ipv4)
 {
 	to->halves[0] = 0;
-	to->words[2] = MAPPED_PREFIX;
-	to->words[3] = ipv4;
+#if __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
+	to->halves[1] = (__u64)ipv4 << 32 | MAPPED_PREFIX;
+#else
+	to->halves[1] = (__u64)MAPPED_PREFIX << 32 | ipv4;
+#endif
 }
 
 static __always_inline bool addr_equal(const struct addr *a, const struct addr *b)
