@@ -43,11 +43,13 @@ BENCH_OBJECT := test/bench/kernel/objects/driver.o
 GENABI = $(GO) run -C tools ./genabi -object $(CURDIR)/$(OBJECT_DIR)/endpoint.o -headers $(CURDIR)/bpf/lib
 
 # Packages under test/ run whole nodes, so they run one after the other; all
-# others run side by side. FUZZTIME is per fuzz target.
+# others run side by side. FUZZTIME is per fuzz target. VM_KERNELS are the versions
+# for test-vm.
 ALL_PACKAGES = $(shell $(GO) list ./...)
 E2E_PACKAGES = $(filter cilium.local/cilium/test/%,$(ALL_PACKAGES))
 OTHERS       = $(filter-out $(E2E_PACKAGES),$(ALL_PACKAGES))
 FUZZTIME ?= 30s
+VM_KERNELS ?= 6.1 6.12
 TESTFLAGS ?=
 
 ##@ Build
@@ -125,6 +127,17 @@ test: ## Set up, build and run all tests; as root also those on a real kernel an
 soak: ## Run at full length what the tests run shortened: restarts and policy changes under load (root)
 	$(MAKE) --no-print-directory build
 	CILIUM_SOAK=1 CILIUM_BIN_DIR=$(BIN) $(GO) test -count=1 -v -timeout 60m -run Soak ./test/node
+
+.PHONY: test-vm
+test-vm: ## Run the data plane's tests on Debian's other kernels, in emulated machines (root)
+	tools/setup build vm
+	$(MAKE) --no-print-directory build
+	for kernel in $(VM_KERNELS); do \
+		run="$(GO) test -count=1 -p 1 -timeout 20m $(TESTFLAGS) -exec '$(CURDIR)/test/vm/run $$kernel'"; \
+		echo "== Linux $$kernel"; \
+		eval "$$run -skip IsQuick ./internal/datapath/..."; \
+		CILIUM_BIN_DIR=$(BIN) eval "$$run -run 'PolicyByLabels|Killed' ./test/node"; \
+	done
 
 .PHONY: race
 race: gen ## Run the quick tests under the race detector

@@ -19,6 +19,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"cilium.local/cilium/internal/datapath/attach"
+	"cilium.local/cilium/internal/datapath/probe"
 )
 
 // enter puts the test's thread into a namespace of its own, with a veth pair
@@ -45,6 +46,18 @@ func enter(t *testing.T) (index int) {
 		}
 	})
 	return makePair(t)
+}
+
+// needTCX skips the test below kernel 6.6.
+func needTCX(t *testing.T) {
+	t.Helper()
+	features, err := probe.Probe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !features.TCX {
+		t.Skip("the kernel has no tcx")
+	}
 }
 
 func makePair(t *testing.T) int {
@@ -174,7 +187,12 @@ func send(t *testing.T, name string, frames int) {
 
 func forms(t *testing.T, fn func(t *testing.T, legacy bool)) {
 	for name, legacy := range map[string]bool{"tcx": false, "clsact": true} {
-		t.Run(name, func(t *testing.T) { fn(t, legacy) })
+		t.Run(name, func(t *testing.T) {
+			if !legacy {
+				needTCX(t)
+			}
+			fn(t, legacy)
+		})
 	}
 }
 
@@ -307,6 +325,7 @@ func TestNextAgentReplacesProgramsInPlaceWithoutAGap(t *testing.T) {
 
 func TestLinkOfADeviceThatIsGoneIsReplaced(t *testing.T) {
 	dir, index := bpffs(t), enter(t)
+	needTCX(t)
 	a, c := attach.New(dir, false), newCounter(t)
 	if err := a.Attach(index, "vb", c.prog, c.prog); err != nil {
 		t.Fatal(err)
@@ -351,6 +370,7 @@ func TestDetachOfADeviceThatIsGoneRemovesThePins(t *testing.T) {
 
 func TestChangingTheFormLeavesOnlyTheNewOne(t *testing.T) {
 	dir, index := bpffs(t), enter(t)
+	needTCX(t)
 	legacy, tcx := attach.New(dir, true), attach.New(dir, false)
 	c := newCounter(t)
 	for i, a := range []*attach.Attacher{legacy, tcx, legacy} {
@@ -403,6 +423,7 @@ func TestForeignFiltersStay(t *testing.T) {
 	if err := netlink.FilterAdd(foreign); err != nil {
 		t.Fatal(err)
 	}
+	needTCX(t)
 	a := attach.New(dir, false)
 	if err := a.Attach(index, "vb", c.prog, c.prog); err != nil {
 		t.Fatal(err)
