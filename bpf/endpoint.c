@@ -59,7 +59,7 @@ static __always_inline void forwarded(struct __sk_buff *skb, const struct packet
 {
 	count(skb, direction, 0);
 	report_verdict(skb, p, way, PASS);
-	if (hide_flows || (!way->trace && !trace_packets))
+	if (!way->traced && (hide_flows || (!way->trace && !trace_packets)))
 		return;
 	trace_point(way);
 	way->report.type = EVENT_TRACE;

@@ -95,6 +95,11 @@ func (c *Client) EndpointConfig(ctx context.Context, id string) (*api.EndpointCo
 	return get[*api.EndpointConfigurationStatus](ctx, c, endpointPath(id)+"/config", nil)
 }
 
+// EndpointConfigPatch changes options and labels of an endpoint.
+func (c *Client) EndpointConfigPatch(ctx context.Context, id string, spec *api.EndpointConfigurationSpec) error {
+	return c.call(ctx, request{method: "PATCH", path: endpointPath(id) + "/config", body: spec}, nil)
+}
+
 // EndpointLog returns the log of an endpoint, oldest line first.
 func (c *Client) EndpointLog(ctx context.Context, id string) ([]api.EndpointStatusChange, error) {
 	return get[[]api.EndpointStatusChange](ctx, c, endpointPath(id)+"/log", nil)

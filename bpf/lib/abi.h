@@ -29,7 +29,7 @@ struct endpoint {
 	__u16 id;
 	__u16 mtu;
 	__u8 mac[6]; /* of the workload's interface */
-	__u16 pad;
+	__u16 traced; /* report each of its packets */
 };
 
 /* ipcache: longest prefix of a known address -> who it is. */
@@ -182,7 +182,7 @@ struct flow_side {
 	__u32 to_ifindex;
 	__u8 to_mac[6];
 	__u8 tcp_flags; /* all that this end has sent */
-	__u8 pad;
+	__u8 traced; /* report each packet: either end wants it */
 	__u32 sent; /* TCP: the sequence number after the last byte sent */
 	__u32 acknowledged; /* TCP: the last number that this end has acknowledged */
 };

@@ -34,6 +34,7 @@ struct passage {
 	__u8 sender; /* which address of the flow key sent the packet: 0 low, 1 high */
 	__u8 response; /* to a denial: enum deny_response */
 	__u8 unknown; /* no flow, and denied: the predecessor may know one */
+	__u8 traced; /* report it, though it is no news */
 };
 
 /* The anti-spoofing rules: what leaves a workload has one of its addresses; what
@@ -272,7 +273,7 @@ static __always_inline verdict_t admit_error(struct __sk_buff *skb, const struct
 static __always_inline bool may_be_reported(const struct __sk_buff *skb, const struct packet *p,
 					    const struct passage *way)
 {
-	return way->trace || trace_packets ||
+	return way->trace || trace_packets || way->traced ||
 	       (way->target.ifindex && (p->ttl <= 1 || skb->len > way->target.mtu));
 }
 
@@ -314,6 +315,7 @@ static __always_inline verdict_t admit_known(struct __sk_buff *skb, const struct
 		return verdict;
 	}
 	target_other_end(way, mine);
+	way->traced = mine->traced;
 	way->trace = flow_account(f, p, party, skb->len, now) + 1;
 	if (may_be_reported(skb, p, way))
 		report_flow(way, f, party);

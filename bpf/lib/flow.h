@@ -62,11 +62,14 @@ static __always_inline void flow_set_side(struct flow *f, const struct answer *a
 	side->to_cookie = a->cookie[!party];
 	side->ifindex = 0;
 	side->to_ifindex = 0;
+	side->traced = 0;
 	if (local) {
 		side->ifindex = local->ifindex;
 		side->endpoint = local->id;
+		side->traced = !!local->traced;
 	}
 	if (peer) {
+		side->traced |= !!peer->traced;
 		side->to_ifindex = peer->ifindex;
 		side->to_mtu = peer->mtu;
 		__builtin_memcpy(side->to_mac, peer->mac, sizeof(side->to_mac));

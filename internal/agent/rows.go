@@ -58,7 +58,7 @@ func newRows(dp *datapath.Datapath, capacity int, log *slog.Logger) *rows {
 func (r *rows) stage(e endpoint.Endpoint) {
 	row := bpfmap.Endpoint{
 		ID: e.ID, Identity: e.Identity, PolicyID: e.PolicyID,
-		IfIndex: e.Device.IfIndex, MTU: e.Device.MTU,
+		IfIndex: e.Device.IfIndex, MTU: e.Device.MTU, Traced: e.Traced,
 	}
 	copy(row.MAC[:], e.Device.MAC)
 	for _, addr := range e.Addresses() {

@@ -73,6 +73,8 @@ type Endpoints interface {
 	Create(ctx context.Context, spec endpoint.Spec) (endpoint.Endpoint, error)
 	Delete(ctx context.Context, id uint16) error
 	SetLabels(ctx context.Context, id uint16, labels label.Set) error
+	// SetTraced has each packet of an endpoint reported, or no longer.
+	SetTraced(ctx context.Context, id uint16, traced bool) error
 	SetContainer(ctx context.Context, id uint16, containerID, name string, labels label.Set) error
 }
 

@@ -243,7 +243,10 @@ func (s *Server) getEndpointConfig(r *http.Request) (int, any, error) {
 	}, nil
 }
 
-// patchEndpointConfig sets the labels; endpoints have no other options.
+// tracePackets is the option of endpoints that has each of their packets reported.
+const tracePackets = "TracePackets"
+
+// patchEndpointConfig sets the labels and the option.
 func (s *Server) patchEndpointConfig(r *http.Request) (int, any, error) {
 	e, err := s.lookup(r)
 	if err != nil {
@@ -253,8 +256,17 @@ func (s *Server) patchEndpointConfig(r *http.Request) (int, any, error) {
 	if err := decode(r, &spec); err != nil {
 		return 0, nil, err
 	}
-	for name := range spec.Options {
-		return 0, nil, badRequest("options", "endpoint option %q: endpoints have no options of their own; cilium config shows those of the node", name)
+	traced := e.Traced
+	for name, value := range spec.Options {
+		if name != tracePackets {
+			return 0, nil, badRequest("options", "endpoint option %q: endpoints have %s=true or false; cilium config shows the options of the node", name, tracePackets)
+		}
+		if traced, err = strconv.ParseBool(value); err != nil {
+			return 0, nil, badRequest("options", "%s=%q: use true or false", name, value)
+		}
+	}
+	if err := s.agent.Endpoints.SetTraced(r.Context(), e.ID, traced); err != nil {
+		return 0, nil, err
 	}
 	if spec.LabelConfiguration != nil {
 		if err := s.setLabels(r, &e, spec.LabelConfiguration); err != nil {

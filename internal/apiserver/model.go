@@ -3,6 +3,8 @@
 package apiserver
 
 import (
+	"strconv"
+
 	"crypto/sha256"
 	"encoding/hex"
 	"net/http"
@@ -46,7 +48,10 @@ func podName(x endpoint.External) string {
 }
 
 func endpointConfiguration(e *endpoint.Endpoint) *api.EndpointConfigurationSpec {
-	return &api.EndpointConfigurationSpec{LabelConfiguration: labelSpec(e)}
+	return &api.EndpointConfigurationSpec{
+		LabelConfiguration: labelSpec(e),
+		Options:            api.ConfigurationMap{tracePackets: strconv.FormatBool(e.Traced)},
+	}
 }
 
 func labelSpec(e *endpoint.Endpoint) *api.LabelConfigurationSpec {

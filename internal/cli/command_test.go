@@ -229,6 +229,14 @@ func TestLintIsStrictOnlyWhenAsked(t *testing.T) {
 	n.run(t.Context(), "", "policy", "lint", "--replace").has(t, 1, "Error: --replace needs the PATH", "See 'cilium policy lint --help'.")
 }
 
+func TestAnEndpointsPacketsAreReportedOnRequest(t *testing.T) {
+	n := newNode(t)
+	n.run(t.Context(), "", "endpoint", "config", "11", "TracePackets=true").has(t, 0, "TracePackets   true\n")
+	n.run(t.Context(), "", "endpoint", "config", "11").has(t, 0, "TracePackets   true\n")
+	n.run(t.Context(), "", "endpoint", "config", "11", "TracePackets").has(t, 1, `Error: "TracePackets": write OPTION=VALUE, such as TracePackets=true`)
+	n.run(t.Context(), "", "endpoint", "config", "11", "Debug=true").has(t, 1, `Error: endpoint option "Debug": endpoints have TracePackets=true or false`)
+}
+
 func TestDryRunImportsNothing(t *testing.T) {
 	n := newNode(t)
 	n.run(t.Context(), rule, "policy", "import", "--dry-run", "-").has(t, 0, "An import would make revision 2, with 0 rules in force. Nothing was imported.\n")

@@ -18,11 +18,28 @@ import (
 )
 
 func (t *tool) endpointConfig() *cobra.Command {
-	cmd := &cobra.Command{Use: "config ENDPOINT", Short: "Show how an endpoint is configured", Args: exactArgs(endpointRef)}
+	cmd := &cobra.Command{
+		Use:   "config ENDPOINT [TracePackets=true|false]",
+		Short: "Show how an endpoint is configured, or have each of its packets reported",
+		Long: `Show how an endpoint is configured, or have each of its packets reported: with
+TracePackets=true, cilium monitor -t trace shows every packet from and to the endpoint,
+not only those with which a flow changes its state. That is costly, and for debugging.`,
+		Example: `  cilium endpoint config 12 TracePackets=true`,
+		Args:    atLeastOne(endpointRef),
+	}
 	out := addOutput(cmd)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		c := t.client()
 		defer c.Close()
+		if len(args) > 1 {
+			options, err := endpointOptions(args[1:])
+			if err != nil {
+				return err
+			}
+			if err := c.EndpointConfigPatch(cmd.Context(), args[0], &api.EndpointConfigurationSpec{Options: options}); err != nil {
+				return err
+			}
+		}
 		config, err := c.EndpointConfig(cmd.Context(), args[0])
 		if err != nil {
 			return err
@@ -37,6 +54,18 @@ func (t *tool) endpointConfig() *cobra.Command {
 		})
 	}
 	return cmd
+}
+
+func endpointOptions(args []string) (api.ConfigurationMap, error) {
+	options := api.ConfigurationMap{}
+	for _, arg := range args {
+		name, value, found := strings.Cut(arg, "=")
+		if !found || name == "" {
+			return nil, usage("%q: write OPTION=VALUE, such as TracePackets=true", arg)
+		}
+		options[name] = value
+	}
+	return options, nil
 }
 
 func addOptions(g *grid, options api.ConfigurationMap) {

@@ -4,11 +4,16 @@ package datapath
 
 import (
 	"context"
+	"fmt"
+	"net/netip"
 	"testing"
 	"time"
 
+	"cilium.local/cilium/internal/datapath/bpfmap"
+	"cilium.local/cilium/internal/datapath/event"
 	"cilium.local/cilium/internal/datapath/prog"
 	"cilium.local/cilium/internal/flow"
+	"cilium.local/cilium/internal/identity"
 	"cilium.local/cilium/internal/l4"
 	"cilium.local/cilium/internal/policy"
 	"cilium.local/cilium/internal/policy/compile"
@@ -109,6 +114,52 @@ func TestFlowReportsItsChangesOnce(t *testing.T) {
 		if e.Type != flow.TypeTrace || e.TraceReason != want[i] {
 			t.Errorf("event %d is %s %s, want trace %s", i+1, e.Type, e.TraceReason, want[i])
 		}
+	}
+}
+
+// TestATracedWorkloadHasEachPacketReported has it switched on and off while a flow is
+// open, at either end, also where only drops are reported.
+func TestATracedWorkloadHasEachPacketReported(t *testing.T) {
+	for _, hide := range []bool{false, true} {
+		t.Run(fmt.Sprintf("flows hidden %t", hide), func(t *testing.T) {
+			n := pair(t, families[0], func(c *prog.Constants) { c.HideFlows = hide })
+			f := families[0]
+			to, back := frame{src: f.app1, dst: f.app2}, frame{src: f.host, dst: f.app1}
+			n.send(to.udp(t, 4000, 53, 10))
+			n.send(frame{src: f.app1, dst: f.host}.udp(t, 4000, 53, 10))
+			n.receive(back.udp(t, 53, 4000, 10))
+			reader, err := event.Open(n.loaded.Maps.Events)
+			must(t, err)
+			defer reader.Close()
+			must(t, reader.Pending(func(flow.Event) {}))
+			trace := func(id uint16, who identity.ID, ifindex int, policy uint32, addr string, traced bool) {
+				row := bpfmap.Endpoint{ID: id, Identity: who, PolicyID: policy, IfIndex: ifindex, MTU: 1500, Traced: traced}
+				must(t, n.Endpoints().Update(netip.MustParseAddr(addr), row))
+			}
+			reported := func(what string, want int) {
+				t.Helper()
+				n.send(to.udp(t, 4000, 53, 10))
+				n.send(to.udp(t, 4000, 53, 10))
+				n.receive(back.udp(t, 53, 4000, 10))
+				got := 0
+				must(t, reader.Pending(func(e flow.Event) {
+					if e.Type == flow.TypeTrace && e.TraceReason != flow.ReasonNew {
+						got++
+					}
+				}))
+				if got != want {
+					t.Errorf("%s: %d packets reported, want %d", what, got, want)
+				}
+			}
+			reported("nobody is traced", 0)
+			trace(1, app1ID, loopback, app1Policy, f.app1, true)
+			reported("the sender is traced", 3)
+			trace(1, app1ID, loopback, app1Policy, f.app1, false)
+			trace(2, app2ID, app2Ifindex, app2Policy, f.app2, true)
+			reported("the receiver is traced", 2)
+			trace(2, app2ID, app2Ifindex, app2Policy, f.app2, false)
+			reported("nobody is traced any more", 0)
+		})
 	}
 }
 

@@ -62,6 +62,7 @@ type Endpoint struct {
 	PolicyRevision uint64
 	IPv4, IPv6     netip.Addr
 	Device         Device
+	Traced         bool // report each of its packets, for debugging
 	State          State
 	Log            []StatusChange
 	Created        time.Time

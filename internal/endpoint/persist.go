@@ -43,6 +43,7 @@ type record struct {
 	MTU            int            `json:"mtu"`
 	NetNS          string         `json:"netns,omitempty"`
 	ContainerIf    string         `json:"container-interface,omitempty"`
+	Traced         bool           `json:"traced,omitempty"`
 	State          State          `json:"state"`
 	Created        time.Time      `json:"created"`
 	Log            []StatusChange `json:"log"`
@@ -126,7 +127,7 @@ func toRecord(e *Endpoint) record {
 	return record{
 		Version: recordVersion, ID: e.ID, External: e.External,
 		Labels: e.Labels.Strings(), LabelsKnown: e.LabelsKnown,
-		UserLabels: e.UserLabels.Strings(), IdentityLabels: e.IdentityLabels.Strings(),
+		UserLabels: e.UserLabels.Strings(), IdentityLabels: e.IdentityLabels.Strings(), Traced: e.Traced,
 		Identity: uint32(e.Identity), PolicyID: e.PolicyID, IPv4: e.IPv4, IPv6: e.IPv6,
 		HostName: e.Device.HostName, PeerName: e.Device.PeerName,
 		HostMAC: e.Device.HostMAC.String(), MAC: e.Device.MAC.String(), MTU: e.Device.MTU,
@@ -146,7 +147,7 @@ func (r *record) endpoint(path string) (*Endpoint, error) {
 	}
 	return &Endpoint{
 		ID: r.ID, External: r.External, Labels: labels, LabelsKnown: r.LabelsKnown,
-		UserLabels: user, IdentityLabels: relevant,
+		UserLabels: user, IdentityLabels: relevant, Traced: r.Traced,
 		Identity: identity.ID(r.Identity), PolicyID: r.PolicyID, IPv4: r.IPv4, IPv6: r.IPv6,
 		Device: Device{
 			HostName: r.HostName, PeerName: r.PeerName, HostMAC: hostMAC, MAC: mac, MTU: r.MTU,

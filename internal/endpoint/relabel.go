@@ -81,6 +81,26 @@ func (m *Manager) SetContainer(ctx context.Context, id uint16, containerID, name
 	})
 }
 
+// SetTraced has each packet of an endpoint reported, or no longer. It returns once
+// the kernel does so.
+func (m *Manager) SetTraced(ctx context.Context, id uint16, traced bool) error {
+	ent, err := m.lock(id)
+	if err != nil {
+		return err
+	}
+	defer ent.op.Unlock()
+	next := m.update(ent, func(*Endpoint) {})
+	if next.Traced == traced {
+		return nil
+	}
+	next.Traced = traced
+	if err := m.with.Datapath.Publish(ctx, next); err != nil {
+		return fmt.Errorf("endpoint %d: %w", id, err)
+	}
+	m.save(m.update(ent, func(e *Endpoint) { e.Traced = traced }))
+	return nil
+}
+
 func (m *Manager) change(ctx context.Context, id uint16, labels label.Set, apply func(*Endpoint)) error {
 	if err := checkLabels(labels); err != nil {
 		return err

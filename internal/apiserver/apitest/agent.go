@@ -237,6 +237,17 @@ func (e endpoints) SetLabels(ctx context.Context, id uint16, labels label.Set) e
 	return e.SetContainer(ctx, id, "", "", labels)
 }
 
+func (e endpoints) SetTraced(_ context.Context, id uint16, traced bool) error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for i := range e.EndpointList {
+		if ep := &e.EndpointList[i]; ep.ID == id {
+			ep.Traced = traced
+		}
+	}
+	return nil
+}
+
 func (e endpoints) SetContainer(_ context.Context, id uint16, containerID, name string, labels label.Set) error {
 	e.mu.Lock()
 	defer e.mu.Unlock()

@@ -21,7 +21,7 @@ type Endpoint struct {
 	ID       uint16
 	MTU      uint16
 	MAC      [6]uint8
-	Pad      uint16
+	Traced   uint16
 }
 
 // IPCacheKey is a prefix in the address table.
@@ -91,7 +91,7 @@ type FlowSide struct {
 	ToIfindex    uint32
 	ToMAC        [6]uint8
 	TCPFlags     uint8
-	Pad          uint8
+	Traced       uint8
 	Sent         uint32
 	Acknowledged uint32
 }

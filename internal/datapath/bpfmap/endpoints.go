@@ -22,6 +22,7 @@ type Endpoint struct {
 	IfIndex  int    // host side of the veth pair
 	MAC      [6]byte
 	MTU      int
+	Traced   bool // report each of its packets
 }
 
 // Endpoints is the map from a workload's address to its facts.
@@ -42,6 +43,9 @@ func (e *Endpoints) Update(ip netip.Addr, row Endpoint) error {
 	value := abi.Endpoint{
 		Ifindex: uint32(row.IfIndex), Identity: uint32(row.Identity), Policy: row.PolicyID,
 		ID: row.ID, MTU: uint16(min(row.MTU, 0xffff)), MAC: row.MAC,
+	}
+	if row.Traced {
+		value.Traced = 1
 	}
 	if err := e.m.Put(abi.AddrFrom(ip), &value); err != nil {
 		return fullError("endpoint map", ip, e.m.MaxEntries(), err)
@@ -85,7 +89,7 @@ func (e *Endpoints) Dump() (map[netip.Addr]Endpoint, error) {
 	err := eachEndpoint(e.m, func(key *abi.Addr, v *abi.Endpoint) {
 		rows[key.IP()] = Endpoint{
 			ID: v.ID, Identity: identity.ID(v.Identity), PolicyID: v.Policy,
-			IfIndex: int(v.Ifindex), MAC: v.MAC, MTU: int(v.MTU),
+			IfIndex: int(v.Ifindex), MAC: v.MAC, MTU: int(v.MTU), Traced: v.Traced != 0,
 		}
 	})
 	return rows, err
