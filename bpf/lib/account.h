@@ -94,7 +94,7 @@ static __always_inline int flow_account(struct flow *f, const struct packet *p, 
 	mine->last_seen = now;
 	if (reply && f->state == FLOW_OPENING)
 		f->state = FLOW_OPEN;
-	if (p->protocol == PROTO_TCP && account_tcp(f, p, party) && news < 0)
+	if (p->protocol == PROTO_TCP && !p->fragment_offset && account_tcp(f, p, party) && news < 0)
 		news = reply ? TRACE_REPLY : TRACE_ESTABLISHED;
 	return news;
 }

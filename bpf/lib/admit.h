@@ -199,13 +199,13 @@ static __noinline verdict_t admit_new(struct __sk_buff *skb, const struct packet
  * that is the packet's first.
  */
 static __noinline verdict_t renew(struct __sk_buff *skb, const struct packet *p, struct flow *f,
-				  struct passage *way)
+				  flow_ref_t ref, struct passage *way)
 {
 	struct answer a = {};
 	int news;
 
 	way->report.point = flow_party(f, way->sender);
-	news = flow_decide_again(f, &a);
+	news = flow_decide_again(f, ref, &a);
 	report_ends(way, &a, way->report.point);
 	if (news & NEWS_AUDIT)
 		report_audit(skb, p, way, &a);
@@ -215,26 +215,27 @@ static __noinline verdict_t renew(struct __sk_buff *skb, const struct packet *p,
 }
 
 /* Finds the flow that an ICMP error is about; quoted becomes that flow. */
-static __noinline struct flow *find_quoted(struct __sk_buff *skb, const struct packet *p,
-					   struct passage *way, const struct control *c,
-					   struct flow_query *quoted)
+static __noinline flow_ref_t find_quoted(struct __sk_buff *skb, const struct packet *p,
+					 struct passage *way, const struct control *c,
+					 struct flow_query *quoted)
 {
 	int sender = quoted_flow(skb, p, way->from_workload, &quoted->key);
 	flow_ref_t ref;
 
 	if (sender < 0)
-		return NULL;
+		return 0;
 	way->sender = sender;
 	flow_hash(c, quoted);
-	return flow_find(quoted, sender, bpf_ktime_get_coarse_ns(), &ref);
+	return flow_find(quoted, sender, bpf_ktime_get_coarse_ns(), &ref) ? ref : 0;
 }
 
-/* Makes the decision about a flow one of the present. */
-static __noinline int refresh(struct flow *f)
+/* Makes the decision about a flow anew. */
+static __noinline verdict_t refresh(struct flow *f, flow_ref_t ref)
 {
 	struct answer a = {};
 
-	return flow_decide_again(f, &a);
+	flow_decide_again(f, ref, &a);
+	return a.verdict;
 }
 
 /* An ICMP error passes when the flow that it quotes passes, and goes to the end
@@ -244,7 +245,8 @@ static __always_inline verdict_t admit_error(struct __sk_buff *skb, const struct
 					     const struct control *c, struct flow_query *quoted,
 					     struct passage *way)
 {
-	struct flow *f = find_quoted(skb, p, way, c, quoted);
+	flow_ref_t ref = find_quoted(skb, p, way, c, quoted);
+	struct flow *f = ref ? flow_at(ref) : NULL;
 	verdict_t verdict;
 	__u32 to;
 
@@ -256,15 +258,15 @@ static __always_inline verdict_t admit_error(struct __sk_buff *skb, const struct
 	verdict = check_ends(skb, p, way);
 	if (verdict)
 		return verdict;
-	if (!stamp_holds(c, f))
-		refresh(f);
+	verdict = stamp_holds(c, f) ? f->verdict : refresh(f, ref);
 	to = flow_party(f, way->sender);
 	way->report.src_identity = f->side[!to].identity;
 	way->report.dst_identity = f->side[to].identity;
 	way->report.endpoint = f->side[to].endpoint;
 	target_other_end(way, &f->side[!to]);
 	way->trace = TRACE_RELATED + 1;
-	return f->verdict;
+	/* The row has another tenant by now, and that was its verdict. */
+	return verdict || flow_stands(ref) ? verdict : DROP(POLICY);
 }
 
 /* Most packets of a flow are never spoken of, and need not look at the line of the
@@ -289,8 +291,9 @@ static __always_inline void report_flow(struct passage *way, const struct flow *
 
 /* The packet of a flow that is known, sent by its party. */
 static __always_inline verdict_t admit_known(struct __sk_buff *skb, const struct packet *p,
-					     const struct control *c, struct flow *f, __u32 party,
-					     __u64 now, struct passage *way)
+					     const struct control *c, struct flow *f,
+					     flow_ref_t ref, __u32 party, __u64 now,
+					     struct passage *way)
 {
 	struct flow_side *mine = &f->side[party & 1];
 	verdict_t verdict;
@@ -302,7 +305,7 @@ static __always_inline verdict_t admit_known(struct __sk_buff *skb, const struct
 		verdict = check_ends(skb, p, way);
 		if (verdict)
 			return verdict;
-		verdict = renew(skb, p, f, way);
+		verdict = renew(skb, p, f, ref, way);
 	}
 	/* What was admitted before was counted then. */
 	if (party == SOURCE && !way->admitted)
@@ -348,7 +351,7 @@ __noinline verdict_t admit(struct __sk_buff *skb, const struct packet *p, struct
 	if (!ends_match(&f->side[party], skb->ifindex, way) ||
 	    (party == DESTINATION && (p->tcp_flags & (TCP_SYN | TCP_ACK)) == TCP_SYN))
 		return admit_new(skb, p, &packet, way);
-	verdict = admit_known(skb, p, c, f, party, now, way);
+	verdict = admit_known(skb, p, c, f, ref, party, now, way);
 	/* The row was given to another flow under our hands: this one is new again. */
 	if (!flow_stands(ref))
 		return admit_new(skb, p, &packet, way);

@@ -79,8 +79,7 @@ static __always_inline void flow_set_side(struct flow *f, const struct answer *a
 /* Writes a decision into a row. The stamp goes last: who reads the new one reads
  * the new decision.
  */
-static __always_inline void flow_set_answer(struct flow *f, const struct question *q,
-					    const struct answer *a)
+static __always_inline void flow_set_answer(struct flow *f, const struct answer *a)
 {
 	flow_set_side(f, a, SOURCE);
 	flow_set_side(f, a, DESTINATION);
@@ -107,12 +106,36 @@ static __always_inline int news_of(const struct flow *f, const struct answer *a)
 									  news;
 }
 
-/* Asks again for a flow whose decision has an old stamp. Two processors may do so
- * under different epochs; if their writes mixed, an old verdict could stand beside
- * the new stamp. So one writes, and the other uses what it decided for its own
- * packet only. Returns what is news of the answer.
+/* Who writes a decision holds the row: two processors may decide under different
+ * epochs, and if their writes mixed, an old verdict could stand beside the new stamp.
+ * A new tenant takes the row likewise, after its way word: so who holds it and finds
+ * the word unchanged writes into the row of the flow that it asked about.
  */
-static __noinline int flow_decide_again(struct flow *f, struct answer *a)
+static __always_inline bool flow_hold(struct flow *f)
+{
+	return !__sync_val_compare_and_swap(&f->busy, 0, 1);
+}
+
+static __always_inline void flow_let_go(struct flow *f)
+{
+	__sync_lock_test_and_set(&f->busy, 0);
+}
+
+/* Writes the answer down, unless another processor is at it. */
+static __noinline int flow_keep_answer(struct flow *f, flow_ref_t ref, const struct answer *a)
+{
+	if (!flow_hold(f))
+		return 0;
+	if (flow_stands(ref))
+		flow_set_answer(f, a);
+	flow_let_go(f);
+	return 0;
+}
+
+/* Asks again for a flow whose decision has an old stamp. Who cannot hold the row uses
+ * the answer for its own packet only. Returns what is news of it.
+ */
+static __noinline int flow_decide_again(struct flow *f, flow_ref_t ref, struct answer *a)
 {
 	int news;
 	struct question q = {
@@ -126,10 +149,7 @@ static __noinline int flow_decide_again(struct flow *f, struct answer *a)
 	decide(&q, a);
 	count_flow_event(FLOW_DECIDED_AGAIN);
 	news = news_of(f, a);
-	if (!__sync_val_compare_and_swap(&f->busy, 0, 1)) {
-		flow_set_answer(f, &q, a);
-		__sync_lock_test_and_set(&f->busy, 0);
-	}
+	flow_keep_answer(f, ref, a);
 	return news;
 }
 
@@ -154,16 +174,21 @@ static __noinline struct flow *flow_create(const struct flow_query *packet,
 
 	if (!f)
 		return NULL;
+	if (!flow_hold(f)) {
+		flow_publish(ref,
+			     0); /* empty again: a decision about the former tenant is written */
+		return NULL;
+	}
 	f->key = packet->key;
 	f->state = FLOW_OPENING;
 	f->initiator = q->initiator & 1;
 	f->policy_port = q->port;
 	f->created = now;
-	f->busy = 0;
 	flow_reset_side(&f->side[SOURCE]);
 	flow_reset_side(&f->side[DESTINATION]);
 	f->side[SOURCE].last_seen = now;
-	flow_set_answer(f, q, a);
+	flow_set_answer(f, a);
+	flow_let_go(f);
 	flow_publish(ref, flow_tag(packet));
 	count_flow_event(FLOW_MADE);
 	return f;

@@ -130,11 +130,10 @@ __noinline flow_ref_t flow_search(const struct flow_query *q)
 }
 
 /* Whether the row is still that of the flow that was found in it. */
-static __always_inline bool flow_stands(flow_ref_t ref)
+__noinline bool flow_stands(flow_ref_t ref)
 {
 	__u32 *way = way_at(ref);
 
-	barrier();
 	return way && read_word(way) == flow_ref_word(ref);
 }
 

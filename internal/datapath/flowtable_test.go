@@ -66,6 +66,43 @@ func TestFlowTableTakesWhatItHasRowsFor(t *testing.T) {
 	})
 }
 
+func TestSizesOfTheFlowTable(t *testing.T) {
+	for flows, rows := range map[uint32]int{1: 16, 16: 16, 17: 32, 1000: 1024} {
+		if got := tableOf(t, families[0], flows).Flows().Capacity(); got != rows {
+			t.Errorf("a table for %d flows has %d rows, want %d", flows, got, rows)
+		}
+	}
+	sizes := smallSizes()
+	sizes.Flows = 3_000_000_000
+	_, err := Open(Config{PinDir: bpffs(t), Constants: constants(), Sizes: sizes}, discard())
+	want := "flow table: 3000000000 flows are too many; give --flows-max at most 16777215"
+	if err == nil || err.Error() != want {
+		t.Errorf("%v, want %s", err, want)
+	}
+}
+
+// TestFragmentsLeaveTheNumbersOfTheirConnection has a datagram's later fragments,
+// which have no TCP header, come between its segments.
+func TestFragmentsLeaveTheNumbersOfTheirConnection(t *testing.T) {
+	eachFamily(t, func(t *testing.T, f family) {
+		n := pair(t, f)
+		to := frame{src: f.app1, dst: f.app2}
+		n.send(numbered(t, to, 4000, 80, 1<<31+100, 0, "S", 0))
+		whole := numbered(t, to, 4000, 80, 1<<31+101, 1, "A", 60)
+		n.send(cut(f, whole, 6, 1, 0, 40, true))
+		action, _ := n.send(cut(f, whole, 6, 1, 40, 40, false))
+		wantPass(t, "a later fragment", action)
+		rows := n.loaded.Maps.Flows
+		for i := range rows.MaxEntries() {
+			var row abi.Flow
+			must(t, rows.Lookup(i, &row))
+			if sent := row.Side[abi.Source].Sent; row.Created != 0 && sent != 1<<31+121 {
+				t.Errorf("sent up to %d, want what the first fragment's header says", sent)
+			}
+		}
+	})
+}
+
 func TestUnansweredFlowsPushOutNoneThatWasAnswered(t *testing.T) {
 	eachFamily(t, func(t *testing.T, f family) {
 		n := tableOf(t, f, 64)

@@ -100,7 +100,11 @@ func TestIPv6ExtensionChains(t *testing.T) {
 
 // fragmentOf cuts a UDP datagram: payload bytes from offset, in a fragment.
 func fragmentOf(t testing.TB, f family, id uint16, offset, size int, more bool) []byte {
-	whole := frame{src: f.app1, dst: f.app2}.udp(t, 4000, 53, 64)
+	return cut(f, frame{src: f.app1, dst: f.app2}.udp(t, 4000, 53, 64), 17, id, offset, size, more)
+}
+
+// cut makes a fragment of a datagram of a protocol.
+func cut(f family, whole []byte, protocol byte, id uint16, offset, size int, more bool) []byte {
 	header := 34
 	if f.name == "IPv6" {
 		header = 54
@@ -118,7 +122,7 @@ func fragmentOf(t testing.TB, f family, id uint16, offset, size int, more bool) 
 		fixIPv4Checksum(data)
 		return data
 	}
-	data := append(bytes.Clone(whole[:54]), 17, 0, byte(bits>>8), byte(bits), 0, 0, byte(id>>8), byte(id))
+	data := append(bytes.Clone(whole[:54]), protocol, 0, byte(bits>>8), byte(bits), 0, 0, byte(id>>8), byte(id))
 	data = append(data, payload...)
 	data[14+6] = 44
 	binary.BigEndian.PutUint16(data[18:], uint16(8+size))

@@ -133,6 +133,9 @@ func Load(root string, c Constants, s Sizes, log *slog.Logger) (_ *Loaded, err e
 	if err := setConstants(spec, c, len(others) > 0); err != nil {
 		return nil, err
 	}
+	if s.Flows > MaxFlows {
+		return nil, fmt.Errorf("flow table: %d flows are too many; give --flows-max at most %d", s.Flows, MaxFlows)
+	}
 	setSizes(spec, s)
 	if err := os.MkdirAll(own.Dir, 0o700); err != nil {
 		return nil, fmt.Errorf("create %s for pinned maps: %w (is a bpffs mounted there?)", own.Dir, err)
@@ -236,6 +239,10 @@ func setRuleMask(spec *ebpf.CollectionSpec) error {
 	}
 	return setConstant(spec, "rule_mask", slots-1)
 }
+
+// MaxFlows is how many flows the table can have rows for: 4 GiB of them, the most that
+// the kernel gives an array.
+const MaxFlows = 1<<24 - 1
 
 // flowRows is the size of the flow table for so many flows: a power of two, at
 // least two sets.
