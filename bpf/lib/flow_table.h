@@ -130,7 +130,7 @@ __noinline flow_ref_t flow_search(const struct flow_query *q)
 }
 
 /* Whether the row is still that of the flow that was found in it. */
-__noinline bool flow_stands(flow_ref_t ref)
+static __always_inline bool flow_stands(flow_ref_t ref)
 {
 	__u32 *way = way_at(ref);
 
