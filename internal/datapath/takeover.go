@@ -90,6 +90,10 @@ func (d *Datapath) TakeOver() error {
 			err = d.switchOver()
 		case abi.PhaseTakingOver:
 			err = d.finish(0)
+		case abi.PhaseServing:
+			if d.loaded.From[0].Retired() {
+				err = d.carryCounters() // it may not have come to that
+			}
 		}
 	}
 	if err == nil && phase != abi.PhaseServing {
@@ -181,16 +185,28 @@ func (d *Datapath) carryFlows(since uint64) (copied int, err error) {
 	return copied, nil
 }
 
+// carryCounters takes over what the set in force has counted. If the one that it took
+// over from is still there, it may not have all of that one's counters yet.
 func (d *Datapath) carryCounters() error {
-	from, maps := d.loaded.From[0], &d.loaded.Maps
+	from, maps := d.loaded.From, &d.loaded.Maps
+	if len(from) > 1 && (from[0].TakesOver() || from[1].Retired()) {
+		err := d.carryCountersTo(from[0].Map("metrics_before"), from[0].Map("rule_hits_before"), from[1])
+		if err != nil {
+			return err
+		}
+	}
+	return d.carryCountersTo(maps.MetricsBefore, maps.RuleHitsBefore, from[0])
+}
+
+func (d *Datapath) carryCountersTo(metrics, hits *ebpf.Map, from *prog.Set) error {
 	for _, c := range []struct {
 		name  string
 		to    *ebpf.Map
 		carry func(carry.Table, *ebpf.Map) error
 	}{
-		{"metrics", maps.MetricsBefore, bpfmap.CarryMetrics}, {"rule_hits", maps.RuleHitsBefore, bpfmap.CarryHits},
+		{"metrics", metrics, bpfmap.CarryMetrics}, {"rule_hits", hits, bpfmap.CarryHits},
 	} {
-		if from.Map(c.name) == nil {
+		if from.Map(c.name) == nil || c.to == nil {
 			continue
 		}
 		t := carry.Table{From: from.Map(c.name), To: c.to, Is: d.loaded.Spec.Maps[c.name]}
@@ -208,7 +224,7 @@ func (d *Datapath) forgetOthers() error {
 			return fmt.Errorf("forget the program to follow: %w", err)
 		}
 	}
-	for _, s := range d.loaded.From {
+	for _, s := range slices.Backward(d.loaded.From) { // the past first
 		if err := s.Remove(); err != nil {
 			return err
 		}

@@ -135,6 +135,18 @@ type Agent struct {
 // StartAgent starts the node's agent with these flags added, and waits until its
 // API answers.
 func (n *Node) StartAgent(ctx context.Context, flags ...string) (*Agent, error) {
+	a, err := n.LaunchAgent(flags...)
+	if err != nil {
+		return nil, err
+	}
+	if err := n.waitReady(ctx, a); err != nil {
+		return nil, errors.Join(fmt.Errorf("start the agent of node %s: %w; its log ends:\n%s", n.Name, err, n.Log(20)), a.Kill())
+	}
+	return a, nil
+}
+
+// LaunchAgent starts the node's agent with these flags added, and waits for nothing.
+func (n *Node) LaunchAgent(flags ...string) (*Agent, error) {
 	dir, err := n.programs()
 	if err != nil {
 		return nil, err
@@ -163,9 +175,6 @@ func (n *Node) StartAgent(ctx context.Context, flags ...string) (*Agent, error) 
 		close(a.ended)
 	}()
 	n.agent = a
-	if err := n.waitReady(ctx, a); err != nil {
-		return nil, errors.Join(fmt.Errorf("start the agent of node %s: %w; its log ends:\n%s", n.Name, err, n.Log(20)), a.Kill())
-	}
 	return a, nil
 }
 

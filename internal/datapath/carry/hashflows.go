@@ -33,7 +33,7 @@ func (f *HashFlows) Row() layout.Struct { return f.row }
 // Each implements FlowSource.
 func (f *HashFlows) Each(visit func(row []byte) error) error {
 	row := make([]byte, f.row.Size)
-	return each(f.m, func(key, value []byte) error {
+	return each(f.m, 1, func(key, value []byte) error {
 		copy(row, value)
 		copy(row[f.value.Size:], key)
 		return visit(row)

@@ -3,6 +3,7 @@
 package prog
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -22,8 +23,9 @@ import (
 // stands the hash of the layout. The first agents had one set, in a folder of a
 // fixed name.
 const (
-	setPrefix = "maps-"
-	setsOfOld = "maps"
+	setPrefix  = "maps-"
+	setsOfOld  = "maps"
+	pastSuffix = "_past" // of what was put aside
 )
 
 // The pins of a set's programs, which the next layout hands packets to.
@@ -32,8 +34,15 @@ var hookPins = [abi.Hooks]string{abi.HookFromWorkload: "from_workload", abi.Hook
 // Set is a folder of pinned maps of one layout, and of programs that use them.
 type Set struct {
 	Dir  string
+	rank rank // when it was found
 	maps map[string]*ebpf.Map
 }
+
+// TakesOver says that the set was taking over from another one when it was found.
+func (s *Set) TakesOver() bool { return s.rank == takingOver }
+
+// Retired says that another set was taking over from it when it was found, or had.
+func (s *Set) Retired() bool { return s.rank == retired }
 
 // Map returns a pinned map, nil for none. It is closed with the set.
 func (s *Set) Map(name string) *ebpf.Map { return s.maps[name] }
@@ -142,7 +151,7 @@ const (
 	takingOver
 )
 
-func (s *Set) rank() (rank, error) {
+func (s *Set) readRank() (rank, error) {
 	row, field, found, err := s.controlRow()
 	if err != nil || !found {
 		return serving, err
@@ -176,9 +185,8 @@ func openSets(root string, spec *ebpf.CollectionSpec) (own *Set, others []*Set, 
 			closeSets(found)
 		}
 	}()
-	ranks := map[*Set]rank{}
 	for _, s := range found {
-		if ranks[s], err = s.rank(); err != nil {
+		if s.rank, err = s.readRank(); err != nil {
 			return nil, nil, err
 		}
 		if s.Dir == ownDir {
@@ -187,10 +195,12 @@ func openSets(root string, spec *ebpf.CollectionSpec) (own *Set, others []*Set, 
 			others = append(others, s)
 		}
 	}
-	slices.SortStableFunc(others, func(a, b *Set) int { return int(ranks[b] - ranks[a]) })
-	if own != nil && len(others) > 0 && ranks[own] != following && ranks[own] < ranks[others[0]] {
+	slices.SortFunc(others, func(a, b *Set) int {
+		return cmp.Or(int(b.rank-a.rank), strings.Count(a.Dir, pastSuffix)-strings.Count(b.Dir, pastSuffix))
+	})
+	if own != nil && len(others) > 0 && own.rank != following && own.rank < others[0].rank {
 		// What took over from this layout is in force, so its maps are of the past.
-		if err := own.moveTo(ownDir + "_past"); err != nil {
+		if err := own.moveTo(ownDir + pastSuffix); err != nil {
 			return nil, nil, err
 		}
 		others, own = append(others, own), nil
