@@ -109,6 +109,7 @@ type FlowWriter struct {
 	seed     [2]uint64
 	stale    uint32
 	stamp    layout.Field
+	held     layout.Field // who writes a decision holds the row
 	slots    []layout.Field
 	lastSeen []layout.Field
 }
@@ -125,6 +126,7 @@ func OpenFlowWriter(ways, rows *ebpf.Map, epochs *Epochs, flow btf.Type) (*FlowW
 	}
 	w := &FlowWriter{sets: sets, seed: control.Seed, stale: control.Epoch - 1}
 	w.stamp, _ = sets.row.Field("stamp")
+	w.held, _ = sets.row.Field("busy")
 	for _, party := range []string{"[0]", "[1]"} {
 		slot, _ := sets.row.Field("slot" + party)
 		seen, _ := sets.row.Field("side" + party + ".last_seen")
@@ -243,7 +245,15 @@ func (w *FlowWriter) write(number int, word uint32, row []byte) bool {
 	if !atomic.CompareAndSwapUint32(w.sets.word(number), word, busy) {
 		return false
 	}
+	held := (*uint32)(unsafe.Pointer(&w.sets.at(number)[w.held.Offset]))
+	if !atomic.CompareAndSwapUint32(held, 0, 1) {
+		// A program writes a decision about the former tenant: the row stays empty.
+		atomic.StoreUint32(w.sets.word(number), busy&^abi.FlowBusy)
+		return false
+	}
+	w.held.PutNumber(row, 1)
 	copy(w.sets.at(number), row)
+	atomic.StoreUint32(held, 0)
 	tag := w.placeOf(row).tag
 	atomic.StoreUint32(w.sets.word(number), tag<<abi.FlowTagShift|busy&^abi.FlowBusy)
 	return true
