@@ -30,6 +30,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"cilium.local/cilium/internal/datapath/bpfmap"
+	"cilium.local/cilium/internal/datapath/carry"
 	"cilium.local/cilium/internal/datapath/event"
 	"cilium.local/cilium/internal/datapath/prog"
 	"cilium.local/cilium/internal/flow"
@@ -103,6 +104,24 @@ func (k *Kernel) Apply(changes map[uint32]compile.Delta) error { return k.polici
 // Hits is the table of rule counters.
 func (k *Kernel) Hits() *bpfmap.Hits {
 	return bpfmap.NewHits(k.loaded.Maps.RuleHits, k.loaded.Maps.RuleHitsBefore)
+}
+
+// Carry takes the flows over that maps of an earlier layout hold, and returns how many
+// rows it wrote.
+func (k *Kernel) Carry(earlier func(name string) *ebpf.Map) (written int, err error) {
+	row := k.loaded.Spec.Maps["flows"].Value
+	from, closeFrom, err := bpfmap.OpenFlowSource(earlier, row)
+	if err != nil {
+		return 0, err
+	}
+	defer closeFrom()
+	to, err := bpfmap.OpenFlowWriter(k.loaded.Maps.FlowWays, k.loaded.Maps.Flows, k.epochs, row)
+	if err != nil {
+		return 0, err
+	}
+	defer to.Close()
+	written, _, err = carry.Flows(to, from, 0)
+	return written, err
 }
 
 // Workload is what the kernel is to know of a local workload.
