@@ -127,6 +127,8 @@ static __always_inline int forward(struct __sk_buff *skb, const struct packet *p
  */
 static __always_inline bool is_unknown(const struct passage *way, verdict_t verdict)
 {
+	if (!has_predecessor)
+		return false;
 	return way->unknown ||
 	       (verdict_reason(verdict) == DROP_FIRST_FRAG_MISSING && predecessor_may_know());
 }

@@ -168,8 +168,7 @@ static __noinline verdict_t admit_new(struct __sk_buff *skb, const struct packet
 		return verdict;
 	question_of(p, packet, way->sender, &q);
 	decide(&q, &a);
-	if (!a.verdict && current_phase() == PHASE_RETIRED)
-		a.verdict = DROP(POLICY); /* what is new was for the successor to allow */
+	a.verdict = unless_retired(a.verdict);
 	report_ends(way, &a, false);
 	if (a.verdict && predecessor_may_know()) {
 		report_answer(way, &a);

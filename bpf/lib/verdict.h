@@ -24,7 +24,8 @@ typedef __u32 verdict_t;
 	X(10, "ipv6.h")      \
 	X(11, "l4.h")        \
 	X(12, "related.h")   \
-	X(13, "admit.h")
+	X(13, "admit.h")     \
+	X(14, "takeover.h")
 
 static __always_inline __u32 source_file_number(const char *name)
 {

@@ -323,4 +323,5 @@ var SourceFiles = map[uint16]string{
 	11: "bpf/lib/l4.h",
 	12: "bpf/lib/related.h",
 	13: "bpf/lib/admit.h",
+	14: "bpf/lib/takeover.h",
 }
