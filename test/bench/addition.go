@@ -65,19 +65,17 @@ func (b *bench) additions(ctx context.Context, node *lab.Node) error {
 }
 
 func addition(ctx context.Context, node *lab.Node, i int) (time.Duration, error) {
-	ns, err := lab.NewNamespace("addition")
+	c, err := node.NewContainer(fmt.Sprintf("bench-addition-%d", i))
 	if err != nil {
 		return 0, err
 	}
-	c := &container{Namespace: ns, id: fmt.Sprintf("bench-addition-%d", i), node: node}
 	begin := time.Now()
-	err = c.add(ctx, "role=bench")
+	err = c.Add(ctx, "role=bench")
 	took := time.Since(begin)
 	if err != nil {
-		ns.Close()
 		return 0, err
 	}
-	return took, c.remove(ctx)
+	return took, c.Remove(ctx)
 }
 
 // plainPair is what any plugin has to do at least.
@@ -135,13 +133,13 @@ func (b *bench) bursts(ctx context.Context, node *lab.Node) error {
 
 // addContainers adds so many servers, some at once, each with an identity of its
 // own. Those that were made are returned with an error, too.
-func addContainers(ctx context.Context, node *lab.Node, name string, count, atOnce int) ([]*container, error) {
-	made := make([]*container, count)
+func addContainers(ctx context.Context, node *lab.Node, name string, count, atOnce int) ([]*lab.Container, error) {
+	made := make([]*lab.Container, count)
 	group, ctx := errgroup.WithContext(ctx)
 	group.SetLimit(atOnce)
 	for i := range count {
 		group.Go(func() (err error) {
-			made[i], err = addContainer(ctx, node, fmt.Sprintf("%s-%d", name, i), "role=server", fmt.Sprintf("copy=%s-%d", name, i))
+			made[i], err = node.Container(ctx, fmt.Sprintf("%s-%d", name, i), "role=server", fmt.Sprintf("copy=%s-%d", name, i))
 			return err
 		})
 	}
@@ -155,12 +153,12 @@ func addContainers(ctx context.Context, node *lab.Node, name string, count, atOn
 	return all, err
 }
 
-func removeContainers(ctx context.Context, all []*container) error {
+func removeContainers(ctx context.Context, all []*lab.Container) error {
 	const atOnce = 8
 	group := errgroup.Group{}
 	group.SetLimit(atOnce)
 	for _, c := range all {
-		group.Go(func() error { return c.remove(ctx) })
+		group.Go(func() error { return c.Remove(ctx) })
 	}
 	return group.Wait()
 }

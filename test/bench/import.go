@@ -33,7 +33,7 @@ const pause = 40 * time.Millisecond
 // at the first, the middle and the last of the servers: the first rule, which
 // switches enforcement on, until the first packet of each that gets no answer any
 // more; the next, until the first that gets one.
-func (b *bench) imports(ctx context.Context, node *lab.Node, client *container, servers []*container, goal float64) error {
+func (b *bench) imports(ctx context.Context, node *lab.Node, client *lab.Container, servers []*lab.Container, goal float64) error {
 	name := fmt.Sprintf("policy import until enforced, %d endpoints", len(servers))
 	b.progress("%s, %d times", name, b.size.imports)
 	probes, err := startProbes(ctx, client, servers)
@@ -95,9 +95,9 @@ type probes struct {
 }
 
 // startProbes begins to send to the first, the middle and the last server.
-func startProbes(ctx context.Context, client *container, servers []*container) (*probes, error) {
+func startProbes(ctx context.Context, client *lab.Container, servers []*lab.Container) (*probes, error) {
 	p := &probes{stop: make(chan struct{})}
-	chosen := map[*container]bool{}
+	chosen := map[*lab.Container]bool{}
 	for _, i := range []int{0, len(servers) / 2, len(servers) - 1} {
 		if s := servers[i]; !chosen[s] {
 			chosen[s] = true
@@ -116,7 +116,7 @@ func startProbes(ctx context.Context, client *container, servers []*container) (
 	return p, nil
 }
 
-func (p *probe) connect(ctx context.Context, client, server *container) (err error) {
+func (p *probe) connect(ctx context.Context, client, server *lab.Container) (err error) {
 	const port = 9100
 	if p.echo, err = server.ServeUDP(netip.AddrPortFrom(server.IPv4, port)); err != nil {
 		return err

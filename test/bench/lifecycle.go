@@ -22,13 +22,7 @@ func (b *bench) control(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	var all []*container
-	defer func() {
-		err = errors.Join(err, node.Close())
-		for _, c := range all {
-			c.Close()
-		}
-	}()
+	defer func() { err = errors.Join(err, node.Close()) }()
 	agent, err := node.StartAgent(ctx)
 	if err != nil {
 		return err
@@ -42,15 +36,14 @@ func (b *bench) control(ctx context.Context) (err error) {
 	if err := b.bursts(ctx, node); err != nil {
 		return err
 	}
-	client, err := addContainer(ctx, node, "bench-client", "role=client")
+	client, err := node.Container(ctx, "bench-client", "role=client")
 	if err != nil {
 		return err
 	}
-	all = append(all, client)
-	var servers []*container
+	var servers []*lab.Container
 	for _, count := range b.size.endpoints {
 		more, err := addContainers(ctx, node, fmt.Sprintf("bench-server-%d", count), count-len(servers), 8)
-		servers, all = append(servers, more...), append(all, more...)
+		servers = append(servers, more...)
 		if err != nil {
 			return err
 		}

@@ -37,13 +37,7 @@ func (b *bench) memory(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	var all []*container
-	defer func() {
-		err = errors.Join(err, node.Close())
-		for _, c := range all {
-			c.Close()
-		}
-	}()
+	defer func() { err = errors.Join(err, node.Close()) }()
 	agent, err := node.StartAgent(ctx, "--kvstore-endpoints="+cluster.endpoint())
 	if err != nil {
 		return err
@@ -52,7 +46,7 @@ func (b *bench) memory(ctx context.Context) (err error) {
 		return err
 	}
 	b.progress("memory: adding %d containers", memoryServers)
-	if all, err = addContainers(ctx, node, "bench-memory", memoryServers, 8); err != nil {
+	if _, err = addContainers(ctx, node, "bench-memory", memoryServers, 8); err != nil {
 		return err
 	}
 	if err := importRules(ctx, node, "["+l4Rule+"]"); err != nil {

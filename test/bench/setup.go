@@ -137,7 +137,7 @@ func (b *bench) ours(ctx context.Context, s *setup, r recipe) (client, server *l
 		return
 	}
 	for _, role := range []string{"client", "server"} {
-		c, err := addContainer(ctx, s.node, "bench-"+r.key+"-"+role, "role="+role)
+		c, err := s.node.Container(ctx, "bench-"+r.key+"-"+role, "role="+role)
 		if err != nil {
 			return nil, nil, at, err
 		}
