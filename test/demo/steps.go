@@ -3,15 +3,12 @@
 package main
 
 import (
-	"bufio"
 	"context"
 	_ "embed"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
-	"sync"
 	"time"
 
 	"cilium.local/cilium/test/demo/show"
@@ -31,11 +28,11 @@ func demonstrate(ctx context.Context, n *node) error {
 	s.network()
 	s.containers()
 	s.openRequests()
-	drops, err := watchDrops(ctx)
+	drops, err := s.Watch("cilium", "monitor", "--type", "drop", "-v")
 	if err != nil {
 		return err
 	}
-	defer drops.stop()
+	defer drops.Stop()
 	if err := s.importPolicy(n.dir); err != nil {
 		return err
 	}
@@ -128,14 +125,11 @@ func (s *demo) closedRequests() {
 	}
 }
 
-func (s *demo) drops(w *dropWatch) {
+func (s *demo) drops(w *show.Watch) {
 	s.Title("What the drop monitor showed meanwhile")
-	lines := w.wait("id=app3", 5*time.Second)
-	fmt.Println("$ cilium monitor --type drop -v")
-	for _, line := range lines[:min(len(lines), 12)] {
-		fmt.Println(line)
-	}
-	text := strings.Join(lines, "\n")
+	text := w.Wait("id=app3", 5*time.Second)
+	lines := strings.SplitAfter(text, "\n")
+	fmt.Print(strings.Join(lines[:min(len(lines), 12)], ""))
 	s.Check(strings.Contains(text, "Policy denied"), "the reason of the drop")
 	s.Check(strings.Contains(text, "container:id=app3"), "the sender's labels")
 	s.Check(strings.Contains(text, "container:id=app1"), "the receiver's labels")
@@ -170,49 +164,4 @@ func (s *demo) removal() {
 	s.Check(exit == 0, "the network is gone")
 	out, _ := s.Run("cilium", "endpoint", "list", "--no-headers")
 	s.Check(strings.TrimSpace(out) == "", "no endpoint is left")
-}
-
-// dropWatch is a running drop monitor.
-type dropWatch struct {
-	cmd   *exec.Cmd
-	mu    sync.Mutex
-	lines []string
-}
-
-func watchDrops(ctx context.Context) (*dropWatch, error) {
-	w := &dropWatch{cmd: exec.CommandContext(ctx, "cilium", "monitor", "--type", "drop", "-v")}
-	out, err := w.cmd.StdoutPipe()
-	if err != nil {
-		return nil, err
-	}
-	w.cmd.Stderr = os.Stderr
-	if err := w.cmd.Start(); err != nil {
-		return nil, fmt.Errorf("start the monitor: %w", err)
-	}
-	go func() {
-		scanner := bufio.NewScanner(out)
-		for scanner.Scan() {
-			w.mu.Lock()
-			w.lines = append(w.lines, scanner.Text())
-			w.mu.Unlock()
-		}
-	}()
-	return w, nil
-}
-
-// wait returns the lines so far, once one of them has the text or time is up.
-func (w *dropWatch) wait(text string, limit time.Duration) []string {
-	for deadline := time.Now().Add(limit); ; time.Sleep(50 * time.Millisecond) {
-		w.mu.Lock()
-		lines := append([]string(nil), w.lines...)
-		w.mu.Unlock()
-		if strings.Contains(strings.Join(lines, "\n"), text) || time.Now().After(deadline) {
-			return lines
-		}
-	}
-}
-
-func (w *dropWatch) stop() {
-	_ = w.cmd.Process.Kill()
-	_ = w.cmd.Wait()
 }

@@ -34,14 +34,32 @@ func New(ctx context.Context, name string, command func(context.Context, string,
 }
 
 // Title begins a step.
-func (s *Show) Title(text string) { fmt.Printf("\n# %s\n", text) }
+func (s *Show) Title(text string) {
+	if s.ctx.Err() == nil {
+		fmt.Printf("\n# %s\n", text)
+	}
+}
 
-// Run prints a command and its output and returns both output and exit status.
+// Say tells what no command does.
+func (s *Show) Say(format string, args ...any) {
+	if s.ctx.Err() == nil {
+		fmt.Printf(format+"\n", args...)
+	}
+}
+
+// Run prints a command and its output and returns both output and exit status. Once
+// the demonstration is interrupted, it does nothing.
 func (s *Show) Run(name string, args ...string) (output string, exit int) {
+	if s.ctx.Err() != nil {
+		return "", -1
+	}
 	fmt.Printf("$ %s\n", quoted(name, args))
 	ctx, cancel := context.WithTimeout(s.ctx, limit)
 	defer cancel()
 	out, err := s.command(ctx, name, args...).CombinedOutput()
+	if s.ctx.Err() != nil {
+		return "", -1
+	}
 	fmt.Print(string(out))
 	if len(out) > 0 && !bytes.HasSuffix(out, []byte("\n")) {
 		fmt.Println()
@@ -69,8 +87,12 @@ func (s *Show) Value(name string, args ...string) string {
 // Failed reports whether a check failed.
 func (s *Show) Failed() bool { return s.failed > 0 }
 
-// Check counts a statement and says whether it holds.
+// Check counts a statement and says whether it holds. What an interrupted
+// demonstration finds is nobody's failure, and is left out.
 func (s *Show) Check(holds bool, format string, args ...any) {
+	if s.ctx.Err() != nil {
+		return
+	}
 	mark := "ok"
 	if holds {
 		s.passed++
@@ -81,13 +103,17 @@ func (s *Show) Check(holds bool, format string, args ...any) {
 	fmt.Printf("  [%s] %s\n", mark, fmt.Sprintf(format, args...))
 }
 
-// Finish prints the last line. It is an error if a check failed.
+// Finish prints the last line. It is an error if a check failed, or not all were
+// made.
 func (s *Show) Finish() error {
+	if err := s.ctx.Err(); err != nil {
+		return err
+	}
 	fmt.Printf("\n%s: %d checks passed, %d failed\n", s.name, s.passed, s.failed)
 	if s.failed > 0 {
 		return fmt.Errorf("%d checks failed", s.failed)
 	}
-	return s.ctx.Err()
+	return nil
 }
 
 // quoted is the command as one would type it.
