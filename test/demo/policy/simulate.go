@@ -71,7 +71,7 @@ func (d *demo) simulate() error {
 	d.Title("Know before you import: what would the next version have made of what just happened?")
 	d.load("cidr.yaml")
 	all := d.attempts()
-	fmt.Printf("everybody talks to db, in %d ways\n", len(all))
+	d.Say("everybody talks to db, in %d ways", len(all))
 	was := d.tryAll(all)
 	d.Run("cat", "next.yaml")
 	_, exit := d.Run("cilium", "policy", "import", "--dry-run", "--replace", "next.yaml")
@@ -79,7 +79,7 @@ func (d *demo) simulate() error {
 	_, exit = d.Run("cilium", "policy", "simulate", "--since", "1h", "--replace", "next.yaml")
 	d.Check(exit == 0, "the simulation says which flows would fare otherwise")
 	var found api.PolicySimulation
-	text := d.Value("cilium", "policy", "simulate", "--since", "5s", "--replace", "-o", "json", "next.yaml")
+	text := d.Value("cilium", "policy", "simulate", "--since", "1h", "--replace", "-o", "json", "next.yaml")
 	if err := json.Unmarshal([]byte(text), &found); err != nil {
 		return fmt.Errorf("read the simulation: %w", err)
 	}
@@ -94,14 +94,14 @@ func (d *demo) simulate() error {
 	d.Check(slices.Equal(d.tryAll(all[:6]), was[:6]), "so far nothing has changed")
 	_, exit = d.Run("cilium", "policy", "import", "--replace", "--wait", "next.yaml")
 	d.Check(exit == 0, "now the rules are in force")
-	fmt.Println("everybody talks to db again")
+	d.Say("everybody talks to db again")
 	is := d.tryAll(all)
 	right, changed := 0, 0
 	for i := range all {
 		if is[i] == predicted[i] {
 			right++
 		} else {
-			fmt.Printf("%s, %s, IPv6 %t: predicted %t, it is %t\n", all[i].client.name, all[i].protocol, all[i].ipv6, predicted[i], is[i])
+			d.Say("%s, %s, IPv6 %t: predicted %t, it is %t", all[i].client.name, all[i].protocol, all[i].ipv6, predicted[i], is[i])
 		}
 		if is[i] != was[i] {
 			changed++
