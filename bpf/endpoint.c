@@ -54,12 +54,29 @@ static __always_inline void drop(struct __sk_buff *skb, const struct packet *p, 
 	emit(skb, p, &way->report);
 }
 
+/* What a flow does after it was decided is reported while somebody watches: most of
+ * the time nobody does, and the table has it.
+ */
+static __noinline bool is_watched(void)
+{
+	struct control *c = controls();
+
+	return c && *(volatile __u32 *)&c->watched;
+}
+
+static __always_inline bool wants_trace(const struct passage *way)
+{
+	if (way->traced)
+		return true;
+	return !hide_flows && (trace_packets || (way->trace && is_watched()));
+}
+
 static __always_inline void forwarded(struct __sk_buff *skb, const struct packet *p,
 				      struct passage *way, __u8 direction)
 {
 	count(skb, direction, 0);
 	report_verdict(skb, p, way, PASS);
-	if (!way->traced && (hide_flows || (!way->trace && !trace_packets)))
+	if (!wants_trace(way))
 		return;
 	trace_point(way);
 	way->report.type = EVENT_TRACE;

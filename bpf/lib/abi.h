@@ -97,7 +97,7 @@ struct control {
 	__u32 epoch; /* moves with changes that may concern any flow */
 	__u64 seed[2]; /* of the flow table's hash; set once */
 	__u32 phase; /* enum phase, while one agent's maps give way to another's */
-	__u32 pad;
+	__u32 watched; /* somebody wants to know of every change of a flow */
 };
 
 /* What the programs of a set of maps do while maps of another layout take over

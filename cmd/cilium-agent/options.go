@@ -58,7 +58,7 @@ func (o *options) registerSizes(f *pflag.FlagSet) {
 	f.Uint32Var(&d.PolicyEntries, "policy-map-max", 0, "entries that one policy may need; 0 for the default")
 	f.Uint32Var(&d.Rules, "rules-max", 0, "rules, a power of two, whose hits the kernel counts; 0 for the default")
 	f.Uint32Var(&d.Flows, "flows-max", 0, "flows that the kernel tracks, 256 bytes each, rounded up to a power of two; 0 for as many as suit the machine's memory")
-	f.BoolVar(&o.flowVisibility, "flow-visibility", true, "report flows that open, are answered, are decided again or close, on which cilium policy simulate tries a policy, too; without, only drops are reported")
+	f.BoolVar(&o.flowVisibility, "flow-visibility", true, "report what is decided about flows, on which cilium policy simulate tries a policy, and to who watches also when they open, are answered and close; without, only drops are reported")
 	f.BoolVar(&d.TracePackets, "trace-packets", false, "report every packet, not only the changes of flows: costly")
 	f.BoolVar(&d.LegacyHooks, "legacy-hooks", false, "attach programs by clsact filters, as below kernel 6.6, where newer links exist too")
 }

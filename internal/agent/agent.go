@@ -262,6 +262,13 @@ func (a *Agent) openPolicy(context.Context) (err error) {
 	return nil
 }
 
+// watched has the data plane report every change of a flow, or only decisions.
+func (a *Agent) watched(changes bool) {
+	if err := a.dp.Watch(changes); err != nil {
+		a.log.Warn("who watches misses changes of flows", "error", err)
+	}
+}
+
 func (a *Agent) policyChanged(took time.Duration, err error) {
 	a.metrics.PolicyEnforced(took, err)
 	if err == nil {
@@ -288,7 +295,10 @@ func (a *Agent) openEndpoints(context.Context) error {
 
 func (a *Agent) openAPI(context.Context) error {
 	known := &names{identities: a.identities, rule: a.rules.rule, endpoint: a.endpointAt}
-	a.hub = observe.New(observe.Config{Node: a.cfg.NodeName, Names: known.resolvers(), Record: a.recordFlow}, a.started)
+	a.hub = observe.New(observe.Config{
+		Node: a.cfg.NodeName, Names: known.resolvers(), Record: a.recordFlow, Watched: a.watched,
+	}, a.started)
+	a.watched(false) // who watched an earlier agent is gone
 	a.api = apiserver.New(apiserver.Agent{
 		Node: node{a}, Endpoints: a.endpoints, Identities: a.identities, Addresses: a.book,
 		Policy: policyAPI{a.rules, a}, Events: a.hub, Tables: tables{a}, Store: storeAPI{a.store},

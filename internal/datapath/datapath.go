@@ -163,6 +163,10 @@ func (d *Datapath) Events(ctx context.Context, handle func(flow.Event)) error {
 	return event.Read(ctx, d.loaded.Maps.Events, handle)
 }
 
+// Watch has every change of a flow among the Events, or only decisions and drops.
+// An agent begins without.
+func (d *Datapath) Watch(changes bool) error { return d.epochs.SetWatched(changes) }
+
 // LostEvents returns how many events found the ring buffer full.
 func (d *Datapath) LostEvents() (uint64, error) {
 	return bpfmap.ReadLostEvents(d.loaded.Maps.EventsLost)

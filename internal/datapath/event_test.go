@@ -6,6 +6,7 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
+	"slices"
 	"testing"
 	"time"
 
@@ -84,6 +85,30 @@ func TestHiddenFlowsReportTheirDropsOnly(t *testing.T) {
 			t.Errorf("first event %+v, want the drop", all[0])
 		}
 	})
+}
+
+// TestUnwatchedFlowsReportTheirDecisionsOnly: nobody asks what becomes of a flow.
+func TestUnwatchedFlowsReportTheirDecisionsOnly(t *testing.T) {
+	f := families[0]
+	n := pair(t, f)
+	reader, err := event.Open(n.loaded.Maps.Events)
+	must(t, err)
+	defer reader.Close()
+	for port, watched := range map[int]bool{4000: false, 4001: true} {
+		must(t, n.Watch(watched))
+		n.send(frame{src: f.app1, dst: f.host}.tcp(t, port, 80, "S"))
+		n.receive(frame{src: f.host, dst: f.app1}.tcp(t, 80, port, "SA"))
+		n.send(frame{src: f.app1, dst: f.host}.tcp(t, port, 80, "R"))
+		var types []flow.Type
+		must(t, reader.Pending(func(e flow.Event) { types = append(types, e.Type) }))
+		want := []flow.Type{flow.TypeVerdict}
+		if watched {
+			want = []flow.Type{flow.TypeVerdict, flow.TypeTrace, flow.TypeTrace, flow.TypeTrace}
+		}
+		if !slices.Equal(types, want) {
+			t.Errorf("watched %t: events %v, want %v", watched, types, want)
+		}
+	}
 }
 
 func sourceOf(f family) string {

@@ -63,6 +63,7 @@ func newSizedNode(t testing.TB, sizes prog.Sizes, c prog.Constants) *node {
 		t.Fatal(err)
 	}
 	t.Cleanup(dp.Close)
+	must(t, dp.Watch(true))
 	return &node{dp, t}
 }
 

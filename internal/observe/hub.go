@@ -13,6 +13,7 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -49,6 +50,9 @@ type Config struct {
 	// Record is told of every complete event, before it has an id; it must be
 	// fast. It may be nil.
 	Record func(*flow.Event)
+	// Watched is told when the first watcher of traces comes and when the last one
+	// has gone, before Watch and after Close return. It may be nil.
+	Watched func(traces bool)
 }
 
 // Hub passes events on. Make it with New. It is safe for concurrent use.
@@ -62,6 +66,7 @@ type Hub struct {
 	kept     ring // of all events
 	denials  ring // of packets that policy dropped, which other events must not push out
 	watchers map[*Watcher]struct{}
+	tracing  int // watchers of traces
 }
 
 // New returns a Hub without watchers. The start time tells apart the event ids
@@ -215,7 +220,20 @@ func (h *Hub) Watch(filter flow.Filter) *Watcher {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.watchers[w] = struct{}{}
+	h.trace(w, 1)
 	return w
+}
+
+// trace counts watchers of traces. The caller holds mu.
+func (h *Hub) trace(w *Watcher, more int) {
+	if types := w.filter.Types; len(types) > 0 && !slices.Contains(types, flow.TypeTrace) {
+		return
+	}
+	before := h.tracing
+	h.tracing += more
+	if h.cfg.Watched != nil && (before == 0 || h.tracing == 0) {
+		h.cfg.Watched(h.tracing > 0)
+	}
 }
 
 // Next returns the next event, or the context's error.
@@ -235,5 +253,8 @@ func (w *Watcher) TakeLost() uint64 { return w.lost.Swap(0) }
 func (w *Watcher) Close() {
 	w.hub.mu.Lock()
 	defer w.hub.mu.Unlock()
-	delete(w.hub.watchers, w)
+	if _, watching := w.hub.watchers[w]; watching {
+		delete(w.hub.watchers, w)
+		w.hub.trace(w, -1)
+	}
 }

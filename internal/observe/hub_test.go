@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"testing"
 	"time"
 
@@ -129,5 +130,23 @@ func TestTheNewestEventsAreKeptInOrder(t *testing.T) {
 	}
 	if one := h.Recent(flow.Filter{Types: []flow.Type{flow.TypeDrop}}, 1); len(one) != 1 || one[0].Endpoint != 4 {
 		t.Errorf("recent drops %v", one)
+	}
+}
+
+func TestTheKernelHearsOfWatchersOfTraces(t *testing.T) {
+	var told []bool
+	h := observe.New(observe.Config{Node: "node1", Watched: func(traces bool) { told = append(told, traces) }}, time.Now())
+	drops := h.Watch(flow.Filter{Types: []flow.Type{flow.TypeDrop}})
+	all := h.Watch(flow.Filter{})
+	traces := h.Watch(flow.Filter{Types: []flow.Type{flow.TypeDrop, flow.TypeTrace}})
+	all.Close()
+	all.Close() // again is no harm
+	drops.Close()
+	if !slices.Equal(told, []bool{true}) {
+		t.Errorf("told %v while one watches traces", told)
+	}
+	traces.Close()
+	if !slices.Equal(told, []bool{true, false}) {
+		t.Errorf("told %v after the last one", told)
 	}
 }

@@ -61,7 +61,7 @@ type Control struct {
 	Epoch      uint32
 	Seed       [2]uint64
 	Phase      uint32
-	Pad        uint32
+	Watched    uint32
 }
 
 // FlowKey names a flow by both its ends, in address order.

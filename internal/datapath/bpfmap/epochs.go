@@ -92,6 +92,17 @@ func (e *Epochs) policies(ids []uint32) error {
 	return nil
 }
 
+// SetWatched says whether somebody wants to know of every change of a flow.
+func (e *Epochs) SetWatched(watched bool) error {
+	_, err := e.change(func(c *abi.Control) {
+		c.Watched = 0
+		if watched {
+			c.Watched = 1
+		}
+	})
+	return err
+}
+
 // SetPhase says what the programs do while maps of another layout give way to these
 // (enum phase in bpf/lib/abi.h).
 func (e *Epochs) SetPhase(phase uint32) error {
