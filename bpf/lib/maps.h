@@ -79,6 +79,7 @@ struct {
 	__type(key, __u32);
 	__type(value, __u64);
 	__uint(max_entries, EPOCH_SLOTS);
+	__uint(map_flags, BPF_F_MMAPABLE);
 } epochs SEC(".maps");
 
 struct {

@@ -10,6 +10,7 @@ package datapath
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net/netip"
@@ -88,7 +89,7 @@ func Open(cfg Config, log *slog.Logger) (*Datapath, error) {
 // Close frees this process's handles. What is pinned or attached stays.
 func (d *Datapath) Close() {
 	d.policies.Close()
-	_ = d.flows.Close() // nothing depends on it any more
+	_ = errors.Join(d.flows.Close(), d.epochs.Close()) // nothing depends on them any more
 	d.loaded.Close()
 }
 

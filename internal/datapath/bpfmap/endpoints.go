@@ -50,7 +50,8 @@ func (e *Endpoints) Update(ip netip.Addr, row Endpoint) error {
 	if err := e.m.Put(abi.AddrFrom(ip), &value); err != nil {
 		return fullError("endpoint map", ip, e.m.MaxEntries(), err)
 	}
-	return e.changed(ip, before, row.ID)
+	e.changed(ip, before, row.ID)
+	return nil
 }
 
 // Delete removes a row; a missing one is no error.
@@ -62,7 +63,8 @@ func (e *Endpoints) Delete(ip netip.Addr) error {
 	if err := e.m.Delete(abi.AddrFrom(ip)); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
 		return fmt.Errorf("endpoint map: delete %s: %w", ip, err)
 	}
-	return e.changed(ip, before, before)
+	e.changed(ip, before, before)
+	return nil
 }
 
 // tenant returns the workload that has an address, 0 for none.
@@ -75,12 +77,12 @@ func (e *Endpoints) tenant(ip netip.Addr) (uint16, error) {
 }
 
 // changed moves the epochs of an address and of those that had it and have it.
-func (e *Endpoints) changed(ip netip.Addr, before, after uint16) error {
-	err := errors.Join(e.epochs.Address(ip), e.epochs.Endpoint(after))
-	if before != after {
-		err = errors.Join(err, e.epochs.Endpoint(before))
+func (e *Endpoints) changed(ip netip.Addr, before, after uint16) {
+	e.epochs.Address(ip)
+	e.epochs.Endpoint(after)
+	if before != after && before != 0 {
+		e.epochs.Endpoint(before)
 	}
-	return err
 }
 
 // Dump returns all rows.

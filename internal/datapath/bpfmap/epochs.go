@@ -12,11 +12,15 @@ package bpfmap
 import (
 	"crypto/rand"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"net/netip"
 	"sync"
+	"sync/atomic"
+	"unsafe"
 
 	"github.com/cilium/ebpf"
+	"golang.org/x/sys/unix"
 
 	"cilium.local/cilium/internal/datapath/abi"
 )
@@ -29,15 +33,20 @@ import (
 //
 // An epoch moves after the write that changed what decisions depend on.
 type Epochs struct {
-	mu                        sync.Mutex
-	control, slots, endpoints *ebpf.Map
+	mu                 sync.Mutex
+	control, endpoints *ebpf.Map
+	slots              []byte // shared with the programs
 }
 
-// NewEpochs wraps the maps; that of endpoints is only read, for who uses a policy.
+// NewEpochs wraps the maps, until Close; that of endpoints is only read, for who uses a policy.
 // The first time it gives the flow table the seed of its hash.
 func NewEpochs(control, slots, endpoints *ebpf.Map) (*Epochs, error) {
-	e := &Epochs{control: control, slots: slots, endpoints: endpoints}
-	_, err := e.change(func(c *abi.Control) {
+	memory, err := mapMemory(slots, unix.PROT_READ|unix.PROT_WRITE)
+	if err != nil {
+		return nil, fmt.Errorf("map the epochs: %w", err)
+	}
+	e := &Epochs{control: control, slots: memory, endpoints: endpoints}
+	_, err = e.change(func(c *abi.Control) {
 		if c.Seed != [2]uint64{} {
 			return
 		}
@@ -45,7 +54,10 @@ func NewEpochs(control, slots, endpoints *ebpf.Map) (*Epochs, error) {
 		_, _ = rand.Read(seed[:]) // never fails
 		c.Seed = [2]uint64{binary.NativeEndian.Uint64(seed[:]), binary.NativeEndian.Uint64(seed[8:])}
 	})
-	return e, err
+	if err != nil {
+		return nil, errors.Join(err, e.Close())
+	}
+	return e, nil
 }
 
 // Everything makes all cached decisions stale.
@@ -55,18 +67,19 @@ func (e *Epochs) Everything() error {
 }
 
 // Address makes the decisions about an address stale.
-func (e *Epochs) Address(ip netip.Addr) error { return e.advance(addressSlot(ip)) }
+func (e *Epochs) Address(ip netip.Addr) { e.advance(addressSlot(ip)) }
 
 // Prefix makes the decisions about the addresses of a prefix stale.
 func (e *Epochs) Prefix(p netip.Prefix) error {
 	if p.IsSingleIP() {
-		return e.Address(p.Addr())
+		e.Address(p.Addr())
+		return nil
 	}
 	return e.Everything()
 }
 
 // Endpoint makes the decisions about a local workload stale.
-func (e *Epochs) Endpoint(id uint16) error { return e.advance(uint32(id)) }
+func (e *Epochs) Endpoint(id uint16) { e.advance(uint32(id)) }
 
 // policies makes the decisions stale of the workloads that have one of the policies
 // or its audited companion.
@@ -85,9 +98,7 @@ func (e *Epochs) policies(ids []uint32) error {
 		return err
 	}
 	for id := range concerned {
-		if err := e.Endpoint(id); err != nil {
-			return err
-		}
+		e.Endpoint(id)
 	}
 	return nil
 }
@@ -155,18 +166,15 @@ func (e *Epochs) change(edit func(*abi.Control)) (abi.Control, error) {
 	return c, nil
 }
 
-func (e *Epochs) advance(slot uint32) error {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	var epoch uint64
-	if err := e.slots.Lookup(slot, &epoch); err != nil {
-		return fmt.Errorf("read epoch %d: %w", slot, err)
-	}
-	if err := e.slots.Put(slot, epoch+1); err != nil {
-		return fmt.Errorf("write epoch %d: %w", slot, err)
-	}
-	return nil
+func (e *Epochs) advance(slot uint32) {
+	atomic.AddUint64((*uint64)(unsafe.Pointer(&e.slots[slot*epochBytes])), 1)
 }
+
+// Close unmaps the epochs. They stay.
+func (e *Epochs) Close() error { return unix.Munmap(e.slots) }
+
+// epochBytes is the size of an epoch.
+const epochBytes = 8
 
 // epochMultiplier is that of the programs (bpf/lib/epoch.h).
 const epochMultiplier = 0x9e3779b97f4a7c15

@@ -43,7 +43,7 @@ func newTable(t testing.TB, capacity uint32) *kernelTable {
 	for m, spec := range map[**ebpf.Map]*ebpf.MapSpec{
 		&k.outer:     {Type: ebpf.ArrayOfMaps, KeySize: 4, ValueSize: 4, MaxEntries: 2 * (testPolicies + 1), InnerMap: k.spec},
 		&k.control:   {Type: ebpf.Array, KeySize: 4, ValueSize: uint32(unsafe.Sizeof(abi.Control{})), MaxEntries: 1},
-		&k.epochs:    {Type: ebpf.Array, KeySize: 4, ValueSize: 8, MaxEntries: abi.EpochSlots},
+		&k.epochs:    {Type: ebpf.Array, KeySize: 4, ValueSize: 8, MaxEntries: abi.EpochSlots, Flags: unix.BPF_F_MMAPABLE},
 		&k.endpoints: {Type: ebpf.Hash, KeySize: 16, ValueSize: uint32(unsafe.Sizeof(abi.Endpoint{})), MaxEntries: 16},
 	} {
 		made, err := ebpf.NewMap(spec)

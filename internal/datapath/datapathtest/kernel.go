@@ -67,6 +67,7 @@ func New(t testing.TB) *Kernel {
 	if k.epochs, err = bpfmap.NewEpochs(m.Control, m.Epochs, m.Endpoints); err != nil {
 		t.Fatal(err)
 	}
+	t.Cleanup(func() { _ = k.epochs.Close() })
 	if k.flows, err = bpfmap.NewFlows(m.FlowWays, m.Flows); err != nil {
 		t.Fatal(err)
 	}
