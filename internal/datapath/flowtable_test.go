@@ -56,7 +56,7 @@ func (n *node) answeredFlow(f family, port int) {
 func TestFlowTableTakesWhatItHasRowsFor(t *testing.T) {
 	eachFamily(t, func(t *testing.T, f family) {
 		n := tableOf(t, f, 4096)
-		flows := n.Flows().Capacity() * 3 / 4
+		flows := n.Flows().Capacity() * 5 / 8
 		for port := range flows {
 			n.send(frame{src: f.app1, dst: f.app2}.udp(t, 1024+port, 53, 10))
 		}
