@@ -53,8 +53,8 @@ var layers = [][]string{
 	1: {"policy", "service", "ipam", "fqdn", "l7"},
 	2: {"table", "reconcile", "kvstore", "flowlog"},
 	3: {"datapath"},
-	4: {"endpoint", "idalloc", "nodes", "redirect", "observe", "health", "metrics"},
-	5: {"apiserver", "k8s", "cri", "docker", "cni", "bgp"},
+	4: {"endpoint", "idalloc", "nodes", "addresses", "noderange", "redirect", "observe", "health", "metrics"},
+	5: {"apiserver", "k8s", "cri", "docker", "cni", "bgp", "clustermesh"},
 	6: {"agent", "operator", "proxy", "hub", "cli"},
 }
 

@@ -1,0 +1,122 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package addresses tells nodes of each other's workloads through the key-value store:
+// each writes down which of its addresses has which identity, and follows what the
+// others have written.
+package addresses
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"strings"
+
+	"cilium.local/cilium/internal/identity"
+	"cilium.local/cilium/internal/kvstore"
+)
+
+// prefix is that of the keys, which end with the address.
+const prefix = "cilium/state/ip/v1/default/"
+
+// Row is an address with the identity of the workload that has it, on the node with
+// the address Host in the network between the nodes.
+type Row struct {
+	Addr     netip.Addr
+	Identity identity.ID
+	Host     netip.Addr
+}
+
+// record is a row as it stands in the store.
+type record struct {
+	IP       netip.Addr
+	Mask     []byte
+	HostIP   netip.Addr
+	ID       identity.ID
+	Key      uint8
+	Metadata string
+}
+
+// Announcer tells other nodes of this node's workloads. Its methods do not wait for
+// the store.
+type Announcer struct {
+	store *kvstore.Store
+	host  netip.Addr
+	log   *slog.Logger
+}
+
+// NewAnnouncer returns an announcer for the node with the address host in the network
+// between the nodes. Without one nobody could reach the workloads, and nothing is told.
+func NewAnnouncer(store *kvstore.Store, host netip.Addr, log *slog.Logger) *Announcer {
+	return &Announcer{store, host, log}
+}
+
+// Announce says that an address has an identity.
+func (a *Announcer) Announce(addr netip.Addr, id identity.ID) {
+	if !a.host.IsValid() {
+		return
+	}
+	value, err := json.Marshal(record{IP: addr, HostIP: a.host, ID: id})
+	if err != nil {
+		a.log.Error("an address is not announced", "address", addr, "error", err)
+		return
+	}
+	a.store.Keep(prefix+addr.String(), string(value))
+}
+
+// Withdraw says that nobody has an address any more.
+func (a *Announcer) Withdraw(addr netip.Addr) {
+	if !a.host.IsValid() {
+		return
+	}
+	go func() {
+		if err := a.store.Delete(context.Background(), prefix+addr.String()); err != nil {
+			a.log.Warn("an address stays announced until the lease ends", "address", addr, "error", err)
+		}
+	}()
+}
+
+// Follow reports every change of the store's rows, until ctx ends; the first call
+// brings those that are there, maybe none. It returns ctx's error. Broken rows are
+// logged, and stand for nobody.
+func Follow(ctx context.Context, store *kvstore.Store, log *slog.Logger, handle func(present []Row, gone []netip.Addr)) error {
+	return store.Watch(ctx, prefix, func(events []kvstore.Event) {
+		var present []Row
+		var gone []netip.Addr
+		for _, e := range events {
+			addr, err := netip.ParseAddr(strings.TrimPrefix(e.Key, prefix))
+			if err != nil {
+				log.Warn("ignoring a broken address in the key-value store", "key", e.Key, "error", err)
+				continue
+			}
+			row, err := decode(addr, e)
+			if err != nil {
+				log.Warn("ignoring a broken address in the key-value store", "key", e.Key, "error", err)
+			}
+			if err != nil || e.Deleted {
+				gone = append(gone, addr)
+				continue
+			}
+			present = append(present, row)
+		}
+		handle(present, gone)
+	})
+}
+
+func decode(addr netip.Addr, e kvstore.Event) (Row, error) {
+	if e.Deleted {
+		return Row{}, nil
+	}
+	var r record
+	if err := json.Unmarshal([]byte(e.Value), &r); err != nil {
+		return Row{}, err
+	}
+	if r.IP != addr {
+		return Row{}, fmt.Errorf("field IP: %s is not the key's address", r.IP)
+	}
+	if !r.HostIP.IsValid() || r.ID == identity.Unknown {
+		return Row{}, fmt.Errorf("field HostIP or ID is missing")
+	}
+	return Row{Addr: addr, Identity: r.ID, Host: r.HostIP}, nil
+}
