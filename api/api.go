@@ -97,6 +97,8 @@ type MonitorStatus struct {
 type ClusterStatus struct {
 	Self  string        `json:"self,omitempty"`
 	Nodes []NodeElement `json:"nodes,omitempty"`
+	// Problems name what of other nodes is not in force, and why.
+	Problems []string `json:"problems,omitempty"`
 }
 
 // NodeElement is one node of the cluster.

@@ -40,7 +40,16 @@ struct ipcache_key {
 
 struct ipcache_value {
 	__u32 identity;
-	__u32 pad;
+	__u16 node; /* slot of nodes behind whose tunnel it is; 0: reached by routing */
+	__u16 range; /* addresses that a node may give out: nobody is known to have one */
+};
+
+/* nodes: slot -> the tunnel to a node; node_slots: its far end -> slot. Slot 0 is no
+ * node's.
+ */
+struct node {
+	struct addr to;
+	struct addr from;
 };
 
 /* Policy entry. The prefix covers peer, direction, then protocol, then the
@@ -98,6 +107,8 @@ struct control {
 	__u64 seed[2]; /* of the flow table's hash; set once */
 	__u32 phase; /* enum phase, while one agent's maps give way to another's */
 	__u32 watched; /* somebody wants to know of every change of a flow */
+	__u32 overlay; /* index of the tunnel's device; 0: there is none */
+	__u32 overlay_mtu; /* bytes of the largest IP packet that fits into it */
 };
 
 /* What the programs of a set of maps do while maps of another layout take over
@@ -114,7 +125,8 @@ enum phase {
 enum hook {
 	HOOK_FROM_WORKLOAD = 0,
 	HOOK_TO_WORKLOAD = 1,
-	HOOKS = 2,
+	HOOK_FROM_OVERLAY = 2,
+	HOOKS = 3,
 };
 
 /* Slots of the epochs array: one for each endpoint, by its number, and behind them
@@ -200,7 +212,7 @@ struct flow {
 	__u8 direction; /* of the policy that had the last word */
 	__u8 response; /* to a denial: enum deny_response */
 	__be16 policy_port; /* what policy was asked about: port or ICMP type */
-	__u16 pad;
+	__u16 node; /* slot of nodes behind whose tunnel an end is; 0: neither is */
 	struct flow_side side[2]; /* by party */
 	__u64 created;
 	__u32 busy; /* a processor is writing a new decision */
@@ -275,6 +287,7 @@ enum trace_point {
 	TRACE_TO_ENDPOINT = 0,
 	TRACE_TO_HOST = 2,
 	TRACE_TO_STACK = 3,
+	TRACE_TO_OVERLAY = 4,
 };
 
 enum trace_reason {
@@ -290,6 +303,7 @@ struct event {
 	__u64 time; /* CLOCK_BOOTTIME, ns */
 	struct addr src;
 	struct addr dst;
+	struct addr tunnel; /* the node from whose tunnel it came, or all zero */
 	__be16 sport;
 	__be16 dport;
 	__u8 protocol;

@@ -4,67 +4,9 @@
  */
 #pragma once
 
+#include "lib/ends.h"
 #include "lib/related.h"
 #include "lib/takeover.h"
-
-/* skb->mark of a packet that was admitted already and only passes through the
- * host's stack on its way (upper byte: ours; lower bits are left alone).
- */
-#define MARK_MASK 0x0f00
-#define MARK_ADMITTED 0x0f00
-/* Or an answer of ours to a denied packet, on its way into the host's stack. A
- * workload cannot forge marks: the kernel clears them between namespaces.
- */
-#define MARK_ANSWER 0x0e00
-
-/* Where an admitted packet goes, if that is a workload of this node. */
-struct target {
-	__u32 ifindex;
-	__u16 mtu;
-	__u8 mac[6];
-};
-
-struct passage {
-	struct report report;
-	struct target target;
-	__u8 from_workload; /* else: out of the host's stack, to one */
-	__u8 admitted; /* came through admission before, and was counted */
-	__u8 trace; /* trace_reason + 1, or 0 for nothing to report */
-	__u8 decided; /* a new decision was made: report the verdict */
-	__u8 sender; /* which address of the flow key sent the packet: 0 low, 1 high */
-	__u8 response; /* to a denial: enum deny_response */
-	__u8 unknown; /* no flow, and denied: the predecessor may know one */
-	__u8 traced; /* report it, though it is no news */
-};
-
-/* The anti-spoofing rules: what leaves a workload has one of its addresses; what
- * comes out of the host's stack does not claim to be from a local workload.
- */
-static __noinline verdict_t check_ends(struct __sk_buff *skb, const struct packet *p,
-				       const struct passage *way)
-{
-	/* On the stack: before 6.2 a key may not lie in an argument's memory. */
-	struct addr addr = p->src;
-	struct endpoint *src = bpf_map_lookup_elem(&endpoints, &addr);
-	struct endpoint *dst;
-
-	if (way->from_workload)
-		return src && src->ifindex == skb->ifindex ? PASS : DROP(INVALID_SOURCE);
-	if (src && !way->admitted)
-		return DROP(INVALID_SOURCE);
-	addr = p->dst;
-	dst = bpf_map_lookup_elem(&endpoints, &addr);
-	return dst && dst->ifindex == skb->ifindex ? PASS : DROP(UNKNOWN_TARGET);
-}
-
-/* The same rules, from the facts cached with the sender. */
-static __always_inline bool ends_match(const struct flow_side *src, __u32 ifindex,
-				       const struct passage *way)
-{
-	if (way->from_workload)
-		return src->ifindex == ifindex;
-	return src->to_ifindex == ifindex && (!src->ifindex || way->admitted);
-}
 
 /* The packet's ends, not the flow's: in a reply they are the other way round. */
 static __always_inline void report_ends(struct passage *way, const struct answer *a, bool reply)
@@ -120,15 +62,25 @@ static __always_inline void report_denier(struct passage *way, const struct flow
 	way->report.cookie = denier->cookie;
 }
 
-static __always_inline void target_other_end(struct passage *way, const struct flow_side *side)
+static __always_inline void target_other_end(struct passage *way, const struct flow *f,
+					     const struct flow_side *side)
 {
 	way->target.ifindex = side->to_ifindex;
 	way->target.mtu = side->to_mtu;
+	way->target.node = side->ifindex ? f->node : 0;
 	__builtin_memcpy(way->target.mac, side->to_mac, sizeof(side->to_mac));
 }
 
-static __always_inline void target_endpoint(struct passage *way, const struct endpoint *e)
+static __always_inline void target_of_answer(struct passage *way, const struct answer *a)
 {
+	const struct endpoint *e = a->local[DESTINATION];
+	struct control *c = controls();
+
+	if (!e && a->node && c) {
+		way->target.ifindex = c->overlay;
+		way->target.mtu = c->overlay_mtu;
+		way->target.node = a->node;
+	}
 	if (!e)
 		return;
 	way->target.ifindex = e->ifindex;
@@ -140,9 +92,9 @@ static __always_inline void question_of(const struct packet *p, const struct flo
 					__u32 sender, struct question *q)
 {
 	q->key = &packet->key;
+	q->told = p->tunnel_identity;
 	q->initiator = sender;
 	q->protocol = p->protocol;
-	q->is_ipv6 = p->is_ipv6;
 	q->port = policy_port(p);
 }
 
@@ -184,7 +136,7 @@ static __noinline verdict_t admit_new(struct __sk_buff *skb, const struct packet
 		way->response = a.response;
 		return a.verdict;
 	}
-	target_endpoint(way, a.local[DESTINATION]);
+	target_of_answer(way, &a);
 	if (!opens_flow(p))
 		return PASS;
 	f = flow_create(packet, &q, &a);
@@ -204,7 +156,7 @@ static __noinline verdict_t renew(struct __sk_buff *skb, const struct packet *p,
 	int news;
 
 	way->report.point = flow_party(f, way->sender);
-	news = flow_decide_again(f, ref, &a);
+	news = flow_decide_again(f, ref, p->tunnel_identity, &a);
 	report_ends(way, &a, way->report.point);
 	if (news & NEWS_AUDIT)
 		report_audit(skb, p, way, &a);
@@ -218,7 +170,7 @@ static __noinline flow_ref_t find_quoted(struct __sk_buff *skb, const struct pac
 					 struct passage *way, const struct control *c,
 					 struct flow_query *quoted)
 {
-	int sender = quoted_flow(skb, p, way->from_workload, &quoted->key);
+	int sender = quoted_flow(skb, p, is_from_workload(way), &quoted->key);
 	flow_ref_t ref;
 
 	if (sender < 0)
@@ -233,7 +185,7 @@ static __noinline verdict_t refresh(struct flow *f, flow_ref_t ref)
 {
 	struct answer a = {};
 
-	flow_decide_again(f, ref, &a);
+	flow_decide_again(f, ref, 0, &a);
 	return a.verdict;
 }
 
@@ -262,19 +214,20 @@ static __always_inline verdict_t admit_error(struct __sk_buff *skb, const struct
 	way->report.src_identity = f->side[!to].identity;
 	way->report.dst_identity = f->side[to].identity;
 	way->report.endpoint = f->side[to].endpoint;
-	target_other_end(way, &f->side[!to]);
+	target_other_end(way, f, &f->side[!to]);
 	way->trace = TRACE_RELATED + 1;
 	/* The row has another tenant by now, and that was its verdict. */
 	return verdict || flow_stands(ref) ? verdict : DROP(POLICY);
 }
 
 /* Most packets of a flow are never spoken of, and need not look at the line of the
- * other end: one that is news is, and one that its delivery may refuse.
+ * other end: one that is news is, one that its delivery may refuse, and one whose
+ * sender the tunnel is to name.
  */
 static __always_inline bool may_be_reported(const struct __sk_buff *skb, const struct packet *p,
 					    const struct passage *way)
 {
-	return way->trace || trace_packets || way->traced ||
+	return way->trace || trace_packets || way->traced || way->target.node ||
 	       (way->target.ifindex && (p->ttl <= 1 || skb->len > way->target.mtu));
 }
 
@@ -297,7 +250,7 @@ static __always_inline verdict_t admit_known(struct __sk_buff *skb, const struct
 	struct flow_side *mine = &f->side[party & 1];
 	verdict_t verdict;
 
-	if (stamp_holds(c, f)) {
+	if (decision_holds(c, f, mine, p)) {
 		barrier(); /* the stamp vouches for the verdict, so it is read first */
 		verdict = f->verdict;
 	} else {
@@ -316,7 +269,7 @@ static __always_inline verdict_t admit_known(struct __sk_buff *skb, const struct
 			way->response = f->response;
 		return verdict;
 	}
-	target_other_end(way, mine);
+	target_other_end(way, f, mine);
 	way->traced = mine->traced;
 	way->trace = flow_account(f, p, party, skb->len, now) + 1;
 	if (may_be_reported(skb, p, way))
@@ -347,7 +300,7 @@ __noinline verdict_t admit(struct __sk_buff *skb, const struct packet *p, struct
 		return admit_new(skb, p, &packet, way);
 	party = flow_party(f, way->sender);
 	/* The answering end may open a connection of its own on the same ports. */
-	if (!ends_match(&f->side[party], skb->ifindex, way) ||
+	if (!ends_match(f, &f->side[party], skb->ifindex, p, way) ||
 	    (party == DESTINATION && (p->tcp_flags & (TCP_SYN | TCP_ACK)) == TCP_SYN))
 		return admit_new(skb, p, &packet, way);
 	verdict = admit_known(skb, p, c, f, ref, party, now, way);

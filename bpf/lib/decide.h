@@ -5,14 +5,16 @@
 #pragma once
 
 #include "lib/epoch.h"
+#include "lib/packet.h"
 #include "lib/policy.h"
 
 struct question {
 	const struct flow_key *key;
-	__u8 initiator; /* which address of the key opens the flow: 0 low, 1 high */
-	__u8 protocol;
-	__u8 is_ipv6;
+	__u32 told; /* who the end behind a tunnel says it is; 0: it has not said */
 	__be16 port;
+	__u8 protocol;
+	__u8 initiator : 1; /* which address of the key opens the flow: 0 low, 1 high */
+	__u8 told_before : 1; /* in an earlier packet: the address table may know better */
 };
 
 static __always_inline const struct addr *addr_of(const struct question *q, __u32 party)
@@ -28,25 +30,54 @@ struct answer {
 	verdict_t verdict;
 	__u32 stamp; /* the sum of the epochs before anything else was read */
 	__u16 slot[2]; /* by party: the endpoint, or the address's of the epochs array */
+	__u16 node; /* slot of nodes behind whose tunnel an end is; 0: neither is */
 	__u8 direction; /* of the policy that decided */
 	__u8 response; /* to a denial: enum deny_response */
 };
 
-static __always_inline __u32 identity_of(const struct addr *addr, const struct endpoint *local,
-					 bool is_ipv6)
+static __always_inline struct ipcache_value *ipcache_row(const struct addr *addr)
 {
 	struct ipcache_key key = {
 		.prefixlen = sizeof(struct addr) * 8,
 	};
-	struct ipcache_value *known;
 
-	if (local)
-		return local->identity;
 	__builtin_memcpy(key.addr, addr, sizeof(key.addr));
-	known = bpf_map_lookup_elem(&ipcache, &key);
-	if (known)
-		return known->identity;
-	return is_ipv6 ? world_ipv6_identity : world_ipv4_identity;
+	return bpf_map_lookup_elem(&ipcache, &key);
+}
+
+/* A new workload of another node may speak before this node hears of its address: its
+ * own node, which stands for it, says in the tunnel who it is.
+ */
+static __always_inline __u32 identity_behind(const struct question *q,
+					     const struct ipcache_value *row)
+{
+	if (q->told && (!q->told_before || row->range))
+		return q->told;
+	return row->identity;
+}
+
+/* Finds out who an end is, and where. */
+static __always_inline void identify(const struct question *q, struct answer *a, __u32 party)
+{
+	const struct addr *addr = addr_of(q, party);
+	struct endpoint *local = a->local[party & 1];
+	struct ipcache_value *row;
+	__u32 identity;
+
+	if (local) {
+		a->identity[party & 1] = local->identity;
+		return;
+	}
+	row = ipcache_row(addr);
+	if (!row) {
+		identity = addr_is_ipv4(addr) ? world_ipv4_identity : world_ipv6_identity;
+	} else if (row->node) {
+		identity = identity_behind(q, row);
+		a->node = row->node;
+	} else {
+		identity = row->identity;
+	}
+	a->identity[party & 1] = identity;
 }
 
 /* The candidate of the audited companion, if with it the verdict were another. A
@@ -148,11 +179,10 @@ static __noinline int decide(const struct question *q, struct answer *a)
 {
 	__u32 generation = look_up_ends(q, a);
 
-	a->identity[SOURCE] = identity_of(addr_of(q, SOURCE), a->local[SOURCE], q->is_ipv6);
-	a->identity[DESTINATION] =
-		identity_of(addr_of(q, DESTINATION), a->local[DESTINATION], q->is_ipv6);
+	a->node = 0;
 	a->verdict = PASS;
 	for (__u32 party = 0; party < 2; party++) {
+		identify(q, a, party);
 		a->cookie[party] = 0;
 		a->audit[party] = 0;
 	}

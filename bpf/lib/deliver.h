@@ -1,11 +1,13 @@
 /* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
-/* The last hop of an admitted packet: into the other workload's namespace, with
- * what a router does on the way (TTL, MTU, addresses of the link).
+/* The next hop of an admitted packet, into the other workload's namespace or into the
+ * tunnel to its node, with what a router does on the way (TTL, MTU, addresses of the
+ * link).
  */
 #pragma once
 
 #include "lib/admit.h"
 #include "lib/icmp_error.h"
+#include "lib/tunnel.h"
 
 /* Bytes of the largest IP packet that the frame stands for: a segmentation
  * offload frame is cut into segments of gso_size payload bytes each.
@@ -58,12 +60,25 @@ static __always_inline void write_macs(struct ethhdr *eth, const struct target *
 	}
 }
 
-/* Returns the tc action; *verdict is set when the packet goes no further. */
-static __always_inline int deliver_local(struct __sk_buff *skb, const struct packet *p,
-					 const struct target *to, verdict_t *verdict)
+static __always_inline int into_namespace(struct __sk_buff *skb, const struct target *to,
+					  verdict_t *verdict)
 {
-	struct ethhdr *eth;
+	struct ethhdr *eth = (void *)(long)skb->data;
 
+	if ((void *)(eth + 1) > (void *)(long)skb->data_end) {
+		*verdict = DROP(INVALID_PACKET);
+		return TC_ACT_SHOT;
+	}
+	write_macs(eth, to);
+	return bpf_redirect_peer(to->ifindex, 0);
+}
+
+/* Returns the tc action; *verdict is set when the packet goes no further. The sender's
+ * identity is what the tunnel says.
+ */
+static __always_inline int deliver(struct __sk_buff *skb, const struct packet *p,
+				   const struct target *to, __u32 sender, verdict_t *verdict)
+{
 	if (p->ttl <= 1) {
 		*verdict = DROP(TTL_EXCEEDED);
 		return TC_ACT_SHOT;
@@ -80,11 +95,8 @@ static __always_inline int deliver_local(struct __sk_buff *skb, const struct pac
 	*verdict = lower_ttl(skb, p);
 	if (*verdict)
 		return TC_ACT_SHOT;
-	eth = (void *)(long)skb->data;
-	if ((void *)(eth + 1) > (void *)(long)skb->data_end) {
-		*verdict = DROP(INVALID_PACKET);
-		return TC_ACT_SHOT;
-	}
-	write_macs(eth, to);
-	return bpf_redirect_peer(to->ifindex, 0);
+	if (!to->node)
+		return into_namespace(skb, to, verdict);
+	*verdict = enter_tunnel(skb, to->node, sender);
+	return *verdict ? TC_ACT_SHOT : bpf_redirect(to->ifindex, 0);
 }

@@ -19,7 +19,10 @@
 	X(155, FLOW_INSERT, "CT: Map insertion failed")           \
 	X(156, IPV6_EXTENSION, "Invalid IPv6 extension header")   \
 	X(157, FRAG_OVERLAP, "Fragment overlaps its predecessor") \
+	X(160, NO_TUNNEL, "No tunnel/encapsulation endpoint")     \
 	X(166, UNSUPPORTED_L2, "Unsupported L2 protocol")         \
+	X(171, INVALID_IDENTITY, "Invalid identity")              \
+	X(172, UNKNOWN_SENDER, "Unknown sender")                  \
 	X(175, FIRST_FRAG_MISSING, "First fragment not found")    \
 	X(181, DENY_RULE, "Policy denied by denylist")            \
 	X(196, TTL_EXCEEDED, "TTL exceeded")                      \

@@ -68,6 +68,35 @@ static __always_inline __u64 wakeup(__u8 type)
 	return BPF_RB_NO_WAKEUP;
 }
 
+/* The far end of the tunnel by which a packet has come. Less than 0: by none. The
+ * kernel tells it only to who asks for the right family.
+ */
+static __noinline long tunnel_sender(struct __sk_buff *skb, struct bpf_tunnel_key *key,
+				     struct addr *from)
+{
+	if (!bpf_skb_get_tunnel_key(skb, key, sizeof(*key), 0)) {
+		addr_from_ipv4(from, bpf_htonl(key->remote_ipv4));
+		return 0;
+	}
+	if (bpf_skb_get_tunnel_key(skb, key, sizeof(*key), BPF_F_TUNINFO_IPV6) < 0)
+		return -1;
+	__builtin_memcpy(from, key->remote_ipv6, sizeof(*from));
+	return 0;
+}
+
+/* Names the node whose tunnel a packet came by: who is it that sends such things? The
+ * key lies for a moment where the packet will.
+ */
+static __always_inline void note_tunnel(struct __sk_buff *skb, struct event *e)
+{
+	struct control *c = controls();
+
+	e->tunnel.halves[0] = 0;
+	e->tunnel.halves[1] = 0;
+	if (c && c->overlay && c->overlay == skb->ifindex)
+		tunnel_sender(skb, (struct bpf_tunnel_key *)e->capture, &e->tunnel);
+}
+
 __noinline int emit(struct __sk_buff *skb, const struct packet *p, const struct report *r)
 {
 	struct event *e;
@@ -102,6 +131,7 @@ __noinline int emit(struct __sk_buff *skb, const struct packet *p, const struct 
 	e->ifindex = skb->ifindex;
 	e->length = skb->len;
 	e->hash = bpf_get_hash_recalc(skb);
+	note_tunnel(skb, e);
 	capture(skb, e);
 	bpf_ringbuf_submit(e, wakeup(r->type));
 	return 0;

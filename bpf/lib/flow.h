@@ -76,6 +76,19 @@ static __always_inline void flow_set_side(struct flow *f, const struct answer *a
 	}
 }
 
+/* What leads to the end behind a tunnel, for the end that is here. */
+static __always_inline void flow_set_tunnel(struct flow *f, const struct answer *a)
+{
+	struct flow_side *here = &f->side[a->local[SOURCE] ? SOURCE : DESTINATION];
+	struct control *c = controls();
+
+	f->node = a->node;
+	if (!a->node || !c)
+		return;
+	here->to_ifindex = c->overlay;
+	here->to_mtu = c->overlay_mtu;
+}
+
 /* Writes a decision into a row. The stamp goes last: who reads the new one reads
  * the new decision.
  */
@@ -83,6 +96,7 @@ static __always_inline void flow_set_answer(struct flow *f, const struct answer 
 {
 	flow_set_side(f, a, SOURCE);
 	flow_set_side(f, a, DESTINATION);
+	flow_set_tunnel(f, a);
 	f->verdict = a->verdict;
 	f->direction = a->direction;
 	f->response = a->response;
@@ -132,18 +146,29 @@ static __noinline int flow_keep_answer(struct flow *f, flow_ref_t ref, const str
 	return 0;
 }
 
-/* Asks again for a flow whose decision has an old stamp. Who cannot hold the row uses
- * the answer for its own packet only. Returns what is news of it.
+/* Who the end behind a tunnel was, 0 if no end is behind one. */
+static __always_inline __u32 flow_told_before(const struct flow *f)
+{
+	if (!f->node)
+		return 0;
+	return f->side[f->side[SOURCE].ifindex ? DESTINATION : SOURCE].identity;
+}
+
+/* Asks again for a flow whose decision has an old stamp, or whose packet comes from
+ * somebody else by what the tunnel has told. Who cannot hold the row uses the answer
+ * for its own packet only. Returns what is news of it.
  */
-static __noinline int flow_decide_again(struct flow *f, flow_ref_t ref, struct answer *a)
+static __noinline int flow_decide_again(struct flow *f, flow_ref_t ref, __u32 told,
+					struct answer *a)
 {
 	int news;
 	struct question q = {
 		.key = &f->key,
+		.told = told ?: flow_told_before(f),
+		.told_before = !told,
 		.initiator = f->initiator,
 		.protocol = f->key.protocol,
 		.port = f->policy_port,
-		.is_ipv6 = f->key.low.words[2] != MAPPED_PREFIX || f->key.low.halves[0],
 	};
 
 	decide(&q, a);

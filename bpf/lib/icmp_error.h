@@ -4,7 +4,7 @@
  */
 #pragma once
 
-#include "lib/neighbour.h"
+#include "lib/gateway.h"
 
 /* How much of the packet an error quotes: headers and some payload, even. */
 #define QUOTE_BYTES 128
@@ -148,20 +148,30 @@ static __always_inline int answer_with_error(struct __sk_buff *skb, const struct
 	return turn_into_error(skb, p, error) < 0 ? TC_ACT_SHOT : return_frame(skb);
 }
 
+static __always_inline struct icmp_error time_exceeded(const struct packet *p)
+{
+	return (struct icmp_error){ .type = p->is_ipv6 ? 3 : 11 };
+}
+
+static __always_inline struct icmp_error too_big(const struct packet *p, __u16 mtu)
+{
+	return (struct icmp_error){
+		.type = p->is_ipv6 ? 2 : 3,
+		.code = p->is_ipv6 ? 0 : 4,
+		.mtu = mtu,
+	};
+}
+
 static __always_inline int answer_time_exceeded(struct __sk_buff *skb, const struct packet *p)
 {
-	struct icmp_error error = { .type = p->is_ipv6 ? 3 : 11 };
+	struct icmp_error error = time_exceeded(p);
 
 	return answer_with_error(skb, p, &error);
 }
 
 static __always_inline int answer_too_big(struct __sk_buff *skb, const struct packet *p, __u16 mtu)
 {
-	struct icmp_error error = {
-		.type = p->is_ipv6 ? 2 : 3,
-		.code = p->is_ipv6 ? 0 : 4,
-		.mtu = mtu,
-	};
+	struct icmp_error error = too_big(p, mtu);
 
 	return answer_with_error(skb, p, &error);
 }

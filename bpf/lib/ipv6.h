@@ -97,6 +97,9 @@ static __always_inline verdict_t parse_ipv6(struct __sk_buff *skb, struct packet
 		return DROP(INVALID_PACKET);
 	__builtin_memcpy(&p->src, &ip->saddr, sizeof(p->src));
 	__builtin_memcpy(&p->dst, &ip->daddr, sizeof(p->dst));
+	/* IPv4 in disguise, which no stack takes either (RFC 4038, section 4.2). */
+	if (addr_is_ipv4(&p->src) || addr_is_ipv4(&p->dst))
+		return DROP(INVALID_PACKET);
 	p->is_ipv6 = 1;
 	p->dont_fragment = 1; /* only the sender fragments */
 	p->protocol = ip->nexthdr;

@@ -34,11 +34,11 @@ struct packet {
 	__u16 payload_length; /* of this datagram or fragment, bytes after IP headers */
 	__u8 is_fragment;
 	__u8 more_fragments;
-	__u16 pad1;
+	__u16 tunnel_node; /* slot of the node from whose tunnel it came; 0: from none */
 	__be32 fragment_id;
 	__u32 tcp_sequence;
 	__u32 tcp_acknowledged;
-	__u32 pad2;
+	__u32 tunnel_identity; /* who sent it, as the tunnel says */
 };
 
 #define MAPPED_PREFIX bpf_htonl(0x0000ffff)
@@ -54,6 +54,11 @@ static __always_inline void addr_from_ipv4(struct addr *to, __be32 ipv4)
 #else
 	to->halves[1] = (__u64)MAPPED_PREFIX << 32 | ipv4;
 #endif
+}
+
+static __always_inline bool addr_is_ipv4(const struct addr *a)
+{
+	return !a->halves[0] && a->words[2] == MAPPED_PREFIX;
 }
 
 static __always_inline bool addr_equal(const struct addr *a, const struct addr *b)

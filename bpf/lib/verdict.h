@@ -25,7 +25,11 @@ typedef __u32 verdict_t;
 	X(11, "l4.h")        \
 	X(12, "related.h")   \
 	X(13, "admit.h")     \
-	X(14, "takeover.h")
+	X(14, "takeover.h")  \
+	X(15, "hook.h")      \
+	X(16, "ends.h")      \
+	X(17, "tunnel.h")    \
+	X(18, "overlay.c")
 
 static __always_inline __u32 source_file_number(const char *name)
 {

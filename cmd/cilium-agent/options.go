@@ -21,6 +21,8 @@ import (
 type options struct {
 	cfg                  agent.Config
 	ipv4Range, ipv6Range string
+	nodeIPv4, nodeIPv6   string
+	nativeCIDRs          []string
 	mode                 string
 	flowVisibility       bool
 	logFormat, logLevel  string
@@ -36,6 +38,7 @@ func (o *options) register(f *pflag.FlagSet) {
 	f.StringVar(&o.ipv4Range, "ipv4-range", "10.15.0.0/16", "IPv4 range of this node's workloads; empty for none")
 	f.StringVar(&o.ipv6Range, "ipv6-range", "f00d::a0f:0:0:0/96", "IPv6 range of this node's workloads; empty for none")
 	f.IntVar(&c.Network.MTU, "mtu", 0, "MTU of workloads in bytes; 0 takes that of the node's devices")
+	o.registerRouting(f)
 	f.StringVar(&o.mode, "enable-policy", string(policy.ModeDefault), "policy enforcement: default, always or never")
 	f.BoolVar(&c.Policy.AllowLocalhost, "allow-localhost", false, "let the node itself reach its workloads whatever the policy says")
 	f.StringSliceVar(&c.Policy.LabelFilters, "labels", nil, "filters [!][source:]prefix that choose the labels identities are made of")
@@ -50,10 +53,21 @@ func (o *options) register(f *pflag.FlagSet) {
 	f.StringVar(&o.logLevel, "log-level", "info", "least severe log lines to write: debug, info, warn or error")
 }
 
+func (o *options) registerRouting(f *pflag.FlagSet) {
+	r := &o.cfg.Routing
+	f.StringVar(&r.Mode, "routing", "", "how packets travel between nodes: none, vxlan, geneve, or native for the network's own routes; by default vxlan with an external store and none without")
+	f.StringSliceVar(&o.nativeCIDRs, "native-routing-cidr", nil, "prefixes that hold the ranges of all nodes, for native routing")
+	f.BoolVar(&r.DirectRoutes, "direct-node-routes", true, "with native routing: add routes to nodes on the same link; false leaves all routes to a routing daemon")
+	f.StringVar(&o.nodeIPv4, "node-ipv4", "", "IPv4 address by which other nodes reach this one; found out if empty")
+	f.StringVar(&o.nodeIPv6, "node-ipv6", "", "IPv6 address by which other nodes reach this one; found out if empty")
+	f.IntVar(&r.TunnelPort, "tunnel-port", 0, "UDP port of the tunnels between nodes, the same on all; 0 for 8472 (vxlan) or 6081 (geneve)")
+}
+
 func (o *options) registerSizes(f *pflag.FlagSet) {
 	d := &o.cfg.Datapath
 	f.Uint32Var(&d.Endpoints, "endpoints-max", 0, "local workload addresses that the kernel's table holds; 0 for the default")
 	f.Uint32Var(&d.Addresses, "ipcache-max", 0, "addresses with an identity that the kernel's table holds; 0 for the default")
+	f.Uint32Var(&d.Nodes, "nodes-max", 0, "other nodes that the kernel's table of tunnels holds, at most 65534; 0 for the default")
 	f.Uint32Var(&d.Policies, "policies-max", 0, "distinct policies that the kernel holds; 0 for the default")
 	f.Uint32Var(&d.PolicyEntries, "policy-map-max", 0, "entries that one policy may need; 0 for the default")
 	f.Uint32Var(&d.Rules, "rules-max", 0, "rules, a power of two, whose hits the kernel counts; 0 for the default")
@@ -86,7 +100,28 @@ func (o *options) config() (agent.Config, error) {
 	cfg.Network.IPv6Range, err6 = parseRange("ipv6-range", o.ipv6Range)
 	cfg.Policy.Mode = policy.Mode(o.mode)
 	cfg.Datapath.HideFlows = !o.flowVisibility
-	return cfg, errors.Join(err4, err6)
+	return cfg, errors.Join(err4, err6, o.routing(&cfg.Routing))
+}
+
+func (o *options) routing(r *agent.RoutingConfig) (err error) {
+	var errs []error
+	for _, a := range []struct {
+		flag, text string
+		addr       *netip.Addr
+	}{{"node-ipv4", o.nodeIPv4, &r.IPv4}, {"node-ipv6", o.nodeIPv6, &r.IPv6}} {
+		if a.text == "" {
+			continue
+		}
+		if *a.addr, err = netip.ParseAddr(a.text); err != nil {
+			errs = append(errs, fmt.Errorf("--%s %q: it is no IP address", a.flag, a.text))
+		}
+	}
+	for _, text := range o.nativeCIDRs {
+		prefix, err := parseRange("native-routing-cidr", text)
+		errs = append(errs, err)
+		r.NativeCIDRs = append(r.NativeCIDRs, prefix)
+	}
+	return errors.Join(errs...)
 }
 
 func parseRange(flag, text string) (netip.Prefix, error) {

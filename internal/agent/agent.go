@@ -33,6 +33,7 @@ import (
 	"cilium.local/cilium/internal/kvstore"
 	"cilium.local/cilium/internal/label"
 	"cilium.local/cilium/internal/metrics"
+	"cilium.local/cilium/internal/nodes"
 	"cilium.local/cilium/internal/observe"
 	"cilium.local/cilium/internal/policy"
 	"cilium.local/cilium/internal/version"
@@ -58,6 +59,9 @@ type Agent struct {
 	rules      *ruleBook
 	enforcer   *enforce.Enforcer
 	rows       *rows
+	overlay    int // index of the device that leads to other nodes; 0: there is none
+	registry   *nodes.Registry
+	peers      *peers
 	endpoints  *endpoint.Manager
 	docker     *docker.Watcher // nil without Docker
 	flows      *flowlog.Log    // nil when flows are not recorded
@@ -84,7 +88,7 @@ func New(ctx context.Context, cfg Config, log *slog.Logger) (_ *Agent, err error
 		}
 	}()
 	steps := []func(context.Context) error{
-		a.takeStateDir, a.openMetrics, a.openKernel, a.openStore, a.openAddresses, a.openPolicy, a.openEndpoints, a.openDocker, a.openFlowLog, a.openAPI,
+		a.takeStateDir, a.openMetrics, a.openKernel, a.openStore, a.openAddresses, a.openPolicy, a.openPeers, a.openEndpoints, a.openDocker, a.openFlowLog, a.openAPI,
 	}
 	for _, step := range steps {
 		if err := step(ctx); err != nil {
@@ -129,6 +133,9 @@ func (a *Agent) openKernel(ctx context.Context) (err error) {
 	if err := attach.EnsureBPFFS(a.cfg.BPFRoot); err != nil {
 		return err
 	}
+	if err := a.findUnderlay(); err != nil {
+		return err
+	}
 	if a.mtu = a.cfg.Network.MTU; a.mtu == 0 {
 		if a.mtu, err = device.DetectMTU(); err != nil {
 			return err
@@ -150,7 +157,7 @@ func (a *Agent) openKernel(ctx context.Context) (err error) {
 		return err
 	}
 	a.onClose(a.dp.Close)
-	return nil
+	return a.openOverlay()
 }
 
 // gatewayMAC follows from the node's name, so that it survives a restart:
@@ -181,7 +188,7 @@ func (a *Agent) sizes() prog.Sizes {
 		value uint32
 	}{
 		{&sizes.Endpoints, d.Endpoints}, {&sizes.Addresses, d.Addresses}, {&sizes.Policies, d.Policies},
-		{&sizes.PolicyEntries, d.PolicyEntries}, {&sizes.Rules, d.Rules}, {&sizes.Flows, d.Flows},
+		{&sizes.Nodes, d.Nodes}, {&sizes.PolicyEntries, d.PolicyEntries}, {&sizes.Rules, d.Rules}, {&sizes.Flows, d.Flows},
 	} {
 		if s.value != 0 {
 			*s.size = s.value
@@ -195,6 +202,7 @@ func (a *Agent) datapathConfig() datapath.Config {
 	constants := prog.Constants{
 		GatewayIPv4: gateway(a.cfg.Network.IPv4Range), GatewayIPv6: gateway(a.cfg.Network.IPv6Range),
 		WorldIPv4: identity.WorldIPv4, WorldIPv6: identity.WorldIPv6, TracePackets: d.TracePackets, HideFlows: d.HideFlows,
+		Overlay: a.cfg.Routing.encapsulates(),
 	}
 	copy(constants.GatewayMAC[:], a.host.MAC)
 	return datapath.Config{
@@ -219,7 +227,7 @@ func (a *Agent) openStore(ctx context.Context) (err error) {
 	a.identities = &identities{
 		Allocator: idalloc.New(a.store, a.cfg.NodeName, a.log,
 			idalloc.WithConflict(func(id identity.Identity) { a.lostIdentities <- id })),
-		prefixes: cidrid.New(earlier), host: hostIdentity(a.cfg.NodeName, a.cfg.Policy.NodeLabels),
+		prefixes: cidrid.New(prefixIdentities(earlier)), host: hostIdentity(a.cfg.NodeName, a.cfg.Policy.NodeLabels),
 	}
 	return nil
 }

@@ -11,7 +11,10 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 
+	"cilium.local/cilium/internal/datapath/device"
 	"cilium.local/cilium/internal/policy"
 )
 
@@ -23,6 +26,7 @@ type Config struct {
 	SocketPath string // of the API
 	BPFRoot    string // folder on a bpffs, for this node alone
 	Network    NetworkConfig
+	Routing    RoutingConfig
 	Policy     PolicyConfig
 	Store      StoreConfig
 	Datapath   DatapathConfig
@@ -37,6 +41,68 @@ type Config struct {
 type NetworkConfig struct {
 	IPv4Range, IPv6Range netip.Prefix
 	MTU                  int // bytes; 0: that of the node's devices
+}
+
+// RoutingConfig says how packets travel between nodes.
+type RoutingConfig struct {
+	// Mode is none, native, or an encapsulation that package device knows. Empty is
+	// none with the embedded store, and else vxlan.
+	Mode string
+	// IPv4 and IPv6 are this node's addresses in the network between the nodes; those
+	// that are not valid are found out.
+	IPv4, IPv6 netip.Addr
+	// NativeCIDRs are reached by native routing; they hold the ranges of all nodes.
+	NativeCIDRs []netip.Prefix
+	// DirectRoutes has native routing add routes to the nodes on the same link.
+	DirectRoutes bool
+	TunnelPort   int // UDP; 0 for that of the encapsulation
+}
+
+// The modes of routing that are no encapsulation.
+const (
+	routingNone   = "none"
+	routingNative = "native"
+)
+
+// encapsulates says that packets between nodes go through a tunnel.
+func (c *RoutingConfig) encapsulates() bool {
+	return slices.Contains(device.Encapsulations(), c.Mode)
+}
+
+// setDefault chooses a mode where none was given.
+func (c *RoutingConfig) setDefault(sharedStore bool) {
+	if c.Mode == "" && sharedStore {
+		c.Mode = "vxlan"
+	} else if c.Mode == "" {
+		c.Mode = routingNone
+	}
+}
+
+func (c *RoutingConfig) validate(ranges ...netip.Prefix) error {
+	modes := append([]string{routingNone, routingNative}, device.Encapsulations()...)
+	if c.Mode != "" && !slices.Contains(modes, c.Mode) {
+		return fmt.Errorf("--routing %q: use one of %s", c.Mode, strings.Join(modes, ", "))
+	}
+	if c.TunnelPort < 0 || c.TunnelPort > 65535 {
+		return fmt.Errorf("--tunnel-port %d: use 1 to 65535, or 0 for the usual port", c.TunnelPort)
+	}
+	if c.IPv4.IsValid() && !c.IPv4.Is4() {
+		return fmt.Errorf("--node-ipv4 %s: it is no IPv4 address", c.IPv4)
+	}
+	if c.IPv6.IsValid() && !c.IPv6.Is6() {
+		return fmt.Errorf("--node-ipv6 %s: it is no IPv6 address", c.IPv6)
+	}
+	if c.Mode != routingNative {
+		return nil
+	}
+	for _, r := range ranges {
+		inside := func(cidr netip.Prefix) bool { return cidr.Bits() <= r.Bits() && cidr.Contains(r.Addr()) }
+		if r.IsValid() && !slices.ContainsFunc(c.NativeCIDRs, inside) {
+			return fmt.Errorf("--native-routing-cidr: no prefix given there holds this node's range %s: "+
+				"name what the network routes to the nodes", r)
+		}
+	}
+	return nil
 }
 
 // PolicyConfig says how policy is enforced on this node.
@@ -72,6 +138,7 @@ type StoreConfig struct {
 // DatapathConfig sizes the kernel's tables, in entries; 0 is the default.
 type DatapathConfig struct {
 	Endpoints, Addresses, Policies, PolicyEntries, Rules, Flows uint32
+	Nodes                                                       uint32
 	TracePackets, HideFlows                                     bool
 	LegacyHooks                                                 bool
 }
@@ -93,6 +160,12 @@ func (c *Config) validate() error {
 	}
 	if n.MTU != 0 && (n.MTU < 1280 || n.MTU > 65535) {
 		return fmt.Errorf("--mtu %d: use 1280 to 65535 bytes, or 0 to take that of the node's devices", n.MTU)
+	}
+	if err := c.Routing.validate(n.IPv4Range, n.IPv6Range); err != nil {
+		return err
+	}
+	if c.Datapath.Nodes > 65534 {
+		return fmt.Errorf("--nodes-max %d: use at most 65534", c.Datapath.Nodes)
 	}
 	if err := checkMode(c.Policy.Mode); err != nil {
 		return fmt.Errorf("--enable-policy: %w", err)

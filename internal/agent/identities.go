@@ -3,7 +3,10 @@
 package agent
 
 import (
+	"net/netip"
+
 	"cilium.local/cilium/internal/agent/cidrid"
+	"cilium.local/cilium/internal/datapath/bpfmap"
 	"cilium.local/cilium/internal/idalloc"
 	"cilium.local/cilium/internal/identity"
 	"cilium.local/cilium/internal/label"
@@ -15,6 +18,15 @@ type identities struct {
 	*idalloc.Allocator
 	prefixes *cidrid.Table
 	host     identity.Identity
+}
+
+// prefixIdentities leaves out where the addresses are.
+func prefixIdentities(rows map[netip.Prefix]bpfmap.Address) map[netip.Prefix]identity.ID {
+	ids := make(map[netip.Prefix]identity.ID, len(rows))
+	for prefix, row := range rows {
+		ids[prefix] = row.Identity
+	}
+	return ids
 }
 
 // nodeName is the key of the label that every node has.

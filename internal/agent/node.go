@@ -15,6 +15,7 @@ import (
 	"cilium.local/cilium/api"
 	"cilium.local/cilium/internal/apiserver"
 	"cilium.local/cilium/internal/datapath/device"
+	"cilium.local/cilium/internal/nodes"
 	"cilium.local/cilium/internal/policy"
 	"cilium.local/cilium/internal/version"
 )
@@ -29,7 +30,7 @@ func (n node) Status(context.Context) *api.StatusResponse {
 		KVStore: a.storeStatus(), ContainerRuntime: a.dockerStatus(),
 		Datapath: a.datapathStatus(), Policy: a.policyStatus(), Forwarding: forwardingStatus(),
 		IPAM: a.ipamStatus(), NodeMonitor: a.monitorStatus(), FlowLog: a.flowLogStatus(),
-		Cluster: &api.ClusterStatus{Self: a.cfg.NodeName, Nodes: n.Nodes()},
+		Cluster: &api.ClusterStatus{Self: a.cfg.NodeName, Nodes: n.Nodes(), Problems: a.peers.problems()},
 		Version: version.Text(), Started: &a.started,
 		Endpoints: &api.EndpointStateCounts{ByState: a.endpointStates()},
 	}
@@ -127,7 +128,7 @@ func (n node) Addressing() *api.NodeAddressing {
 	}
 }
 
-// Nodes returns this node; others come with clusters of nodes.
+// Nodes returns this node, and then the others that it knows.
 func (n node) Nodes() []api.NodeElement {
 	self := api.NodeElement{Name: n.a.cfg.NodeName, PrimaryAddress: n.Addressing()}
 	addrs, err := device.HostAddresses()
@@ -141,7 +142,32 @@ func (n node) Nodes() []api.NodeElement {
 				api.NodeAddressingElement{Enabled: true, IP: addr.String(), AddressType: "node"})
 		}
 	}
-	return []api.NodeElement{self}
+	list := []api.NodeElement{self}
+	for _, other := range n.a.peers.all() {
+		list = append(list, nodeElement(other))
+	}
+	return list
+}
+
+// nodeElement is another node as it has registered itself.
+func nodeElement(other nodes.Node) api.NodeElement {
+	element := func(addr netip.Addr, r netip.Prefix) *api.NodeAddressingElement {
+		if !r.IsValid() {
+			return &api.NodeAddressingElement{}
+		}
+		return &api.NodeAddressingElement{Enabled: true, IP: addr.String(), AllocRange: r.String(), AddressType: "gateway"}
+	}
+	e := api.NodeElement{Name: other.Name, PrimaryAddress: &api.NodeAddressing{
+		IPv4: element(other.GatewayIPv4, other.IPv4Range), IPv6: element(other.GatewayIPv6, other.IPv6Range),
+	}}
+	for _, addr := range []netip.Addr{other.IPv4, other.IPv6} {
+		if addr.IsValid() {
+			e.SecondaryAddresses = append(e.SecondaryAddresses, api.NodeAddressingElement{
+				Enabled: true, IP: addr.String(), AddressType: "node",
+			})
+		}
+	}
+	return e
 }
 
 // Configuration returns the flags in force.

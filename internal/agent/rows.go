@@ -11,6 +11,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"cilium.local/cilium/internal/addresses"
 	"cilium.local/cilium/internal/agent/ipcache"
 	"cilium.local/cilium/internal/datapath"
 	"cilium.local/cilium/internal/datapath/bpfmap"
@@ -27,22 +28,23 @@ import (
 type rows struct {
 	dp        *datapath.Datapath
 	endpoints *table.Table[netip.Addr, bpfmap.Endpoint]
-	addresses *table.Table[netip.Prefix, identity.ID]
+	addresses *table.Table[netip.Prefix, bpfmap.Address]
 	ipcache   *ipcache.Cache
+	announce  *addresses.Announcer // to other nodes
 
 	log      *slog.Logger
 	capacity int         // of the table of addresses
 	running  atomic.Bool // the writers are, so that waiting for them ends
 
 	endpointsWriter *reconcile.Reconciler[netip.Addr, bpfmap.Endpoint]
-	addressesWriter *reconcile.Reconciler[netip.Prefix, identity.ID]
+	addressesWriter *reconcile.Reconciler[netip.Prefix, bpfmap.Address]
 }
 
 func newRows(dp *datapath.Datapath, capacity int, log *slog.Logger) *rows {
 	r := &rows{
 		dp: dp, log: log, capacity: capacity,
 		endpoints: table.New[netip.Addr, bpfmap.Endpoint]("endpoints"),
-		addresses: table.New[netip.Prefix, identity.ID]("ipcache"),
+		addresses: table.New[netip.Prefix, bpfmap.Address]("ipcache"),
 	}
 	r.ipcache = ipcache.New(r.addresses)
 	// Without these an IPv4 address, which the kernel's table has in its IPv6 form,
@@ -50,7 +52,7 @@ func newRows(dp *datapath.Datapath, capacity int, log *slog.Logger) *rows {
 	r.ipcache.Set(ipcache.World, netip.MustParsePrefix("0.0.0.0/0"), identity.WorldIPv4)
 	r.ipcache.Set(ipcache.World, netip.MustParsePrefix("::/0"), identity.WorldIPv6)
 	r.endpointsWriter = reconcile.New(r.endpoints, dp.Endpoints(), reconcile.Options[bpfmap.Endpoint]{Log: log})
-	r.addressesWriter = reconcile.New(r.addresses, dp.Addresses(), reconcile.Options[identity.ID]{Log: log})
+	r.addressesWriter = reconcile.New(r.addresses, dp.Addresses(), reconcile.Options[bpfmap.Address]{Log: log})
 	return r
 }
 
@@ -66,14 +68,15 @@ func (r *rows) stage(e endpoint.Endpoint) {
 			r.endpoints.Upsert(addr, row)
 		}
 		r.ipcache.Set(ipcache.Local, whole(addr), e.Identity)
+		r.announce.Announce(addr, e.Identity)
 	}
 }
 
-// complete says that every row that should exist was staged.
-func (r *rows) complete() {
-	r.endpoints.MarkComplete()
-	r.addresses.MarkComplete()
-}
+// complete says that every row of this node that should exist was staged.
+func (r *rows) complete() { r.endpoints.MarkComplete() }
+
+// completeAddresses says so of what other nodes have, too.
+func (r *rows) completeAddresses() { r.addresses.MarkComplete() }
 
 // Publish stages the rows and waits until the kernel has them.
 func (r *rows) Publish(ctx context.Context, e endpoint.Endpoint) error {
@@ -96,6 +99,7 @@ func (r *rows) Withdraw(ctx context.Context, e endpoint.Endpoint) error {
 		if row, _, ok := r.endpoints.Get(addr); !ok || row.ID != e.ID {
 			continue
 		}
+		r.announce.Withdraw(addr)
 		if r.ipcache.Unset(ipcache.Local, whole(addr)) {
 			errs = append(errs, r.addressesWriter.WaitKey(ctx, whole(addr)))
 		}

@@ -39,6 +39,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	}
 	spawn("endpoint rows", a.rows.endpointsWriter.Run)
 	spawn("address rows", a.rows.addressesWriter.Run)
+	spawn("other nodes", a.followPeers)
 	a.rows.running.Store(true)
 	if err := a.endpoints.Resume(ctx); err != nil {
 		a.log.Error("some endpoints are not restored", "error", err)

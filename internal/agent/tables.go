@@ -35,7 +35,7 @@ func (t tables) all() []reader {
 	}
 	return []reader{
 		kernel("endpoint", []string{"ADDRESS", "ENDPOINT", "IDENTITY", "POLICY", "IFINDEX", "MAC", "MTU"}, a.endpointRows),
-		kernel("ipcache", []string{"PREFIX", "IDENTITY"}, a.ipcacheRows),
+		kernel("ipcache", []string{"PREFIX", "IDENTITY", "TUNNEL TO"}, a.ipcacheRows),
 		kernel("policy", []string{"POLICY", "FOR", "DIRECTION", "PEER", "PROTOCOL", "PORT", "TIER", "PRIORITY", "VERDICT", "RULE"}, a.policyRows),
 		kernel("ct", []string{"PROTOCOL", "SOURCE", "DESTINATION", "FROM", "TO", "STATE", "VERDICT", "PACKETS", "BYTES", "EXPIRES"}, a.flowRows),
 		kernel("metrics", []string{"REASON", "DIRECTION", "PACKETS", "BYTES"}, a.counterRows),
@@ -103,7 +103,12 @@ func (a *Agent) ipcacheRows() ([][]string, error) {
 	}
 	var out [][]string
 	for _, prefix := range sorted(rows, comparePrefix) {
-		out = append(out, []string{prefix.String(), rows[prefix].Name()})
+		row := rows[prefix]
+		node := ""
+		if row.Node != 0 {
+			node = a.peers.tunnelTo(row.Node)
+		}
+		out = append(out, []string{prefix.String(), row.Identity.Name(), node})
 	}
 	return out, nil
 }

@@ -16,6 +16,7 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
 
+	"cilium.local/cilium/internal/datapath"
 	"cilium.local/cilium/internal/datapath/device"
 )
 
@@ -118,6 +119,16 @@ func leftovers(p place) ([]leftover, error) {
 	}
 	if _, err := net.InterfaceByName(hostDevice); err == nil {
 		list = append(list, leftover{"device " + hostDevice, func() error { return device.RemoveHost(hostDevice) }})
+	}
+	if _, err := net.InterfaceByName(datapath.OverlayName); err == nil {
+		list = append(list, leftover{"device " + datapath.OverlayName, func() error { return device.RemoveOverlay(datapath.OverlayName) }})
+	}
+	routes, err := device.NodeRoutes{}.Dump()
+	if err != nil {
+		return nil, err
+	}
+	for to := range routes {
+		list = append(list, leftover{"route to " + to.String(), func() error { return device.NodeRoutes{}.Delete(to) }})
 	}
 	for _, path := range present(p.state, stateFiles) {
 		list = append(list, leftover{path, func() error { return removePath(path) }})

@@ -85,6 +85,13 @@ func failures(s *api.StatusResponse) []string {
 	return sick
 }
 
+func nodesText(c *api.ClusterStatus) string {
+	if others := len(c.Nodes) - 1; others > 0 {
+		return fmt.Sprintf("%s, and %d others in the cluster", c.Self, others)
+	}
+	return c.Self
+}
+
 func briefStatus(sick []string) string {
 	if len(sick) == 0 {
 		return "OK"
@@ -106,7 +113,10 @@ func writeStatus(w io.Writer, s *api.StatusResponse, addresses, tasks bool) {
 		}
 	}
 	if c := s.Cluster; c != nil {
-		g.add("Node:", c.Self)
+		g.add("Node:", nodesText(c))
+		for _, problem := range c.Problems {
+			g.add("", problem)
+		}
 	}
 	if e := s.Endpoints; e != nil {
 		g.add("Endpoints:", countsText(e))

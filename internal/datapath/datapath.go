@@ -20,7 +20,6 @@ import (
 	"cilium.local/cilium/internal/datapath/event"
 	"cilium.local/cilium/internal/datapath/prog"
 	"cilium.local/cilium/internal/flow"
-	"cilium.local/cilium/internal/identity"
 	"cilium.local/cilium/internal/reconcile"
 )
 
@@ -109,6 +108,35 @@ func (d *Datapath) Attach(dev Device) error {
 	return d.attachLinks(dev)
 }
 
+// OverlayName is the name of the device that leads to all other nodes.
+const OverlayName = "cilium_overlay"
+
+// AttachOverlay puts the programs of the tunnel's device in place, or updates them,
+// and sends packets for other nodes by it from then on; the largest that fit have mtu
+// bytes.
+func (d *Datapath) AttachOverlay(ifindex, mtu int) error {
+	if d.loaded.FromOverlay == nil {
+		return errors.New("the programs of the tunnel's device are not loaded: set Constants.Overlay")
+	}
+	if err := d.attacher.Attach(ifindex, OverlayName, d.loaded.FromOverlay, d.loaded.ToOverlay); err != nil {
+		return fmt.Errorf("attach to %s: %w", OverlayName, err)
+	}
+	return d.epochs.SetOverlay(ifindex, mtu)
+}
+
+// ForgetOverlay sends no packets to other nodes any more. The device is gone.
+func (d *Datapath) ForgetOverlay() error {
+	return errors.Join(d.epochs.SetOverlay(0, 0), d.attacher.Forget(OverlayName))
+}
+
+// programsOf returns the programs that belong on a device.
+func (d *Datapath) programsOf(ifname string) attach.Pair {
+	if ifname == OverlayName {
+		return attach.Pair{Ingress: d.loaded.FromOverlay, Egress: d.loaded.ToOverlay}
+	}
+	return attach.Pair{Ingress: d.loaded.FromWorkload, Egress: d.loaded.ToWorkload}
+}
+
 func (d *Datapath) attachLinks(dev Device) error {
 	if err := d.attacher.Attach(dev.Index, dev.Name, d.loaded.FromWorkload, d.loaded.ToWorkload); err != nil {
 		return fmt.Errorf("attach to %s: %w", dev.Name, err)
@@ -133,8 +161,13 @@ func (d *Datapath) Endpoints() reconcile.Target[netip.Addr, bpfmap.Endpoint] {
 }
 
 // Addresses is the kernel's ipcache.
-func (d *Datapath) Addresses() reconcile.Target[netip.Prefix, identity.ID] {
+func (d *Datapath) Addresses() reconcile.Target[netip.Prefix, bpfmap.Address] {
 	return bpfmap.NewIPCache(d.loaded.Maps.IPCache, d.epochs)
+}
+
+// Nodes is the kernel's table of tunnels, by slot.
+func (d *Datapath) Nodes() *bpfmap.Nodes {
+	return bpfmap.NewNodes(d.loaded.Maps.Nodes, d.loaded.Maps.NodeSlots)
 }
 
 // Policies is the kernel's table of compiled policies.

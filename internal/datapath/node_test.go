@@ -40,7 +40,7 @@ func constants() prog.Constants {
 
 func smallSizes() prog.Sizes {
 	return prog.Sizes{
-		Endpoints: 64, Addresses: 1024, Policies: 16, PolicyEntries: 256,
+		Endpoints: 64, Addresses: 1024, Nodes: 15, Policies: 16, PolicyEntries: 256,
 		Flows: 4096, Fragments: 256, Rules: 64, EventBytes: 1 << 16,
 	}
 }
@@ -90,7 +90,7 @@ func (n *node) policy(id uint32, entries compile.Entries) {
 
 func (n *node) address(prefix string, who identity.ID) {
 	n.t.Helper()
-	if err := n.Addresses().Update(netip.MustParsePrefix(prefix), who); err != nil {
+	if err := n.Addresses().Update(netip.MustParsePrefix(prefix), bpfmap.Address{Identity: who}); err != nil {
 		n.t.Fatal(err)
 	}
 }

@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"cilium.local/cilium/internal/datapath/abi"
+	"cilium.local/cilium/internal/datapath/attach"
 	"cilium.local/cilium/internal/datapath/bpfmap"
 	"cilium.local/cilium/internal/datapath/carry"
 	"cilium.local/cilium/internal/datapath/prog"
@@ -27,6 +28,7 @@ func (d *Datapath) stage() error {
 	from := d.loaded.From[0]
 	for name, to := range map[string]*ebpf.Map{
 		"endpoints": d.loaded.Maps.Endpoints, "ipcache": d.loaded.Maps.IPCache, "fragments": d.loaded.Maps.Fragments,
+		"nodes": d.loaded.Maps.Nodes, "node_slots": d.loaded.Maps.NodeSlots,
 	} {
 		if err := d.carryRows(from, name, to); err != nil {
 			return err
@@ -46,8 +48,10 @@ func (d *Datapath) carryRows(from *prog.Set, name string, to *ebpf.Map) error {
 // workload there are none, and none are needed.
 func (d *Datapath) followPrograms(from *prog.Set) error {
 	programs, err := from.Programs()
-	if err == nil && (programs[0] == nil || programs[1] == nil) && !d.hasPredecessor() {
-		programs[abi.HookFromWorkload], programs[abi.HookToWorkload], err = d.attacher.Find()
+	if err == nil && (programs[abi.HookFromWorkload] == nil || programs[abi.HookToWorkload] == nil) && !d.hasPredecessor() {
+		var found attach.Pair
+		found, err = d.attacher.Find(OverlayName)
+		programs[abi.HookFromWorkload], programs[abi.HookToWorkload] = found.Ingress, found.Egress
 	}
 	for hook, p := range programs {
 		if p == nil {
@@ -82,7 +86,7 @@ func (d *Datapath) TakeOver() error {
 	}
 	begin := time.Now()
 	if len(d.loaded.From) > 0 {
-		if err := d.attacher.ReplaceAll(d.loaded.FromWorkload, d.loaded.ToWorkload); err != nil {
+		if err := d.attacher.ReplaceAll(d.programsOf); err != nil {
 			return fmt.Errorf("bring the programs to all devices: %w", err)
 		}
 		switch phase {

@@ -35,13 +35,18 @@ func TestProgramsStayWithinTheOldestVerifiersLimits(t *testing.T) {
 		t.Skip("needs root to load BPF programs")
 	}
 	for name, takesOver := range map[string]bool{"alone": false, "taking over": true} {
-		t.Run(name, func(t *testing.T) { measurePrograms(t, takesOver) })
+		t.Run(name, func(t *testing.T) {
+			workload, err := prog.Spec()
+			must(t, err)
+			overlay, err := prog.OverlaySpec()
+			must(t, err)
+			measurePrograms(t, workload, takesOver)
+			measurePrograms(t, overlay, takesOver)
+		})
 	}
 }
 
-func measurePrograms(t *testing.T, takesOver bool) {
-	spec, err := prog.Spec()
-	must(t, err)
+func measurePrograms(t *testing.T, spec *ebpf.CollectionSpec, takesOver bool) {
 	must(t, spec.Variables["has_predecessor"].Set(takesOver))
 	for _, m := range spec.Maps {
 		m.Pinning = ebpf.PinNone

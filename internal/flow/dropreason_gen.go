@@ -25,7 +25,10 @@ const (
 	DropFlowInsert       DropReason = 155
 	DropIPv6Extension    DropReason = 156
 	DropFragOverlap      DropReason = 157
+	DropNoTunnel         DropReason = 160
 	DropUnsupportedL2    DropReason = 166
+	DropInvalidIdentity  DropReason = 171
+	DropUnknownSender    DropReason = 172
 	DropFirstFragMissing DropReason = 175
 	DropDenyRule         DropReason = 181
 	DropTTLExceeded      DropReason = 196
@@ -47,7 +50,10 @@ var dropTexts = map[DropReason]string{
 	155: "CT: Map insertion failed",
 	156: "Invalid IPv6 extension header",
 	157: "Fragment overlaps its predecessor",
+	160: "No tunnel/encapsulation endpoint",
 	166: "Unsupported L2 protocol",
+	171: "Invalid identity",
+	172: "Unknown sender",
 	175: "First fragment not found",
 	181: "Policy denied by denylist",
 	196: "TTL exceeded",

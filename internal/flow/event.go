@@ -113,6 +113,10 @@ type Event struct {
 	ICMPType uint8          `json:"icmp-type,omitempty"`
 	ICMPCode uint8          `json:"icmp-code,omitempty"`
 
+	// Tunnel is the node, by the address of its end of the tunnel, that sent the packet
+	// here; invalid for packets that came by no tunnel.
+	Tunnel netip.Addr `json:"tunnel,omitzero"`
+
 	TracePoint  TracePoint  `json:"trace-point"`
 	TraceReason TraceReason `json:"trace-reason"`
 	// Verdict is meant only in events of TypeVerdict.

@@ -31,6 +31,9 @@ func Format(e Event, verbose bool) string {
 	default:
 		fmt.Fprintf(&b, "event of unknown type %d", uint8(e.Type))
 	}
+	if e.Tunnel.IsValid() && e.Type == TypeDrop {
+		fmt.Fprintf(&b, " by tunnel from %s", e.Tunnel)
+	}
 	if e.ID != "" {
 		b.WriteString(" event " + e.ID)
 	}

@@ -31,6 +31,7 @@ var structs = []struct{ name, doc string }{
 	{"endpoint", "is a row of the endpoint map: the facts about a local workload."},
 	{"ipcache_key", "is a prefix in the address table."},
 	{"ipcache_value", "is what is known about a prefix."},
+	{"node", "is the tunnel to a node."},
 	{"policy_key", "is the key of a policy entry, in network byte order where it says so."},
 	{"policy_value", "is what a policy entry says, tier by tier."},
 	{"control", "is the one row of the control map."},

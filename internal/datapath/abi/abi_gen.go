@@ -35,7 +35,15 @@ type IPCacheKey struct {
 type IPCacheValue struct {
 	_        structs.HostLayout
 	Identity uint32
-	Pad      uint32
+	Node     uint16
+	Range    uint16
+}
+
+// Node is the tunnel to a node.
+type Node struct {
+	_    structs.HostLayout
+	To   Addr
+	From Addr
 }
 
 // PolicyKey is the key of a policy entry, in network byte order where it says so.
@@ -62,6 +70,8 @@ type Control struct {
 	Seed       [2]uint64
 	Phase      uint32
 	Watched    uint32
+	Overlay    uint32
+	OverlayMTU uint32
 }
 
 // FlowKey names a flow by both its ends, in address order.
@@ -108,7 +118,7 @@ type Flow struct {
 	Direction  uint8
 	Response   uint8
 	PolicyPort uint16
-	Pad        uint16
+	Node       uint16
 	Side       [2]FlowSide
 	Created    uint64
 	Busy       uint32
@@ -166,6 +176,7 @@ type Event struct {
 	Time        uint64
 	Src         Addr
 	Dst         Addr
+	Tunnel      Addr
 	Sport       uint16
 	Dport       uint16
 	Protocol    uint8
@@ -209,7 +220,8 @@ const (
 const (
 	HookFromWorkload = 0
 	HookToWorkload   = 1
-	Hooks            = 2
+	HookFromOverlay  = 2
+	Hooks            = 3
 )
 
 // Values of enum tier in bpf/lib/abi.h.
@@ -298,6 +310,7 @@ const (
 	TraceToEndpoint = 0
 	TraceToHost     = 2
 	TraceToStack    = 3
+	TraceToOverlay  = 4
 )
 
 // Values of enum trace_reason in bpf/lib/abi.h.
@@ -324,4 +337,8 @@ var SourceFiles = map[uint16]string{
 	12: "bpf/lib/related.h",
 	13: "bpf/lib/admit.h",
 	14: "bpf/lib/takeover.h",
+	15: "bpf/lib/hook.h",
+	16: "bpf/lib/ends.h",
+	17: "bpf/lib/tunnel.h",
+	18: "bpf/overlay.c",
 }

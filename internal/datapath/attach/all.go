@@ -17,15 +17,26 @@ import (
 
 // spot is a place where a program of ours hangs.
 type spot struct {
-	name      string
+	ifname    string
 	direction Direction
 	program   ebpf.ProgramID
 	replace   func(*ebpf.Program) error
 }
 
+// Pair are the programs of a device.
+type Pair struct{ Ingress, Egress *ebpf.Program }
+
+func (p Pair) of(d Direction) *ebpf.Program {
+	if d == Ingress {
+		return p.Ingress
+	}
+	return p.Egress
+}
+
 // ReplaceAll puts programs in place of all of ours, on whichever device and in
-// whichever form, without a gap. A device that goes away meanwhile is no error.
-func (a *Attacher) ReplaceAll(ingress, egress *ebpf.Program) error {
+// whichever form, without a gap. Which ones is up to the device's name; where pair
+// has none the present one stays. A device that goes away meanwhile is no error.
+func (a *Attacher) ReplaceAll(pair func(ifname string) Pair) error {
 	spots, closeLinks, err := a.spots()
 	if err != nil {
 		return err
@@ -33,36 +44,36 @@ func (a *Attacher) ReplaceAll(ingress, egress *ebpf.Program) error {
 	defer closeLinks()
 	var failed []error
 	for _, s := range spots {
-		program := egress
-		if s.direction == Ingress {
-			program = ingress
+		program := pair(s.ifname).of(s.direction)
+		if program == nil {
+			continue
 		}
 		if err := s.replace(program); err != nil && !errors.Is(err, unix.ENOLINK) && !gone(err) {
-			failed = append(failed, fmt.Errorf("replace the %s program of %s: %w", s.direction, s.name, err))
+			failed = append(failed, fmt.Errorf("replace the %s program of %s: %w", s.direction, s.ifname, err))
 		}
 	}
 	return errors.Join(failed...)
 }
 
-// Find returns a program of ours for each direction, from any device; nil if none
-// has one. The caller closes them.
-func (a *Attacher) Find() (ingress, egress *ebpf.Program, err error) {
+// Find returns a program of ours for each direction, from any device but one; nil if
+// none has one. The caller closes them.
+func (a *Attacher) Find(except string) (found Pair, err error) {
 	spots, closeLinks, err := a.spots()
 	if err != nil {
-		return nil, nil, err
+		return found, err
 	}
 	defer closeLinks()
 	for _, s := range spots {
-		into := &egress
+		into := &found.Egress
 		if s.direction == Ingress {
-			into = &ingress
+			into = &found.Ingress
 		}
-		if *into == nil {
+		if *into == nil && s.ifname != except {
 			// One that is gone by now may be on the next device, too.
 			*into, _ = ebpf.NewProgramFromID(s.program)
 		}
 	}
-	return ingress, egress, nil
+	return found, nil
 }
 
 // spots finds our programs, those on links first.
@@ -89,9 +100,9 @@ func (a *Attacher) spots() (spots []spot, closeLinks func(), err error) {
 			return nil, nil, fmt.Errorf("read what the pinned link %s is attached to: %w", pin, err)
 		}
 		name := filepath.Base(pin)
-		s := spot{name: name, direction: Egress, program: info.Program, replace: l.Update}
-		if strings.HasSuffix(name, "_"+string(Ingress)) {
-			s.direction = Ingress
+		s := spot{ifname: strings.TrimSuffix(name, "_"+string(Egress)), direction: Egress, program: info.Program, replace: l.Update}
+		if ifname, ok := strings.CutSuffix(name, "_"+string(Ingress)); ok {
+			s.ifname, s.direction = ifname, Ingress
 		}
 		spots = append(spots, s)
 	}

@@ -210,6 +210,11 @@ func (a *Attacher) Detach(ifindex int, ifname string) error {
 	return nil
 }
 
+// Forget removes the pins of a device that is gone.
+func (a *Attacher) Forget(ifname string) error {
+	return errors.Join(removeLink(a.pin(ifname, Ingress)), removeLink(a.pin(ifname, Egress)))
+}
+
 func (a *Attacher) attachOne(ifindex int, ifname string, d Direction, prog *ebpf.Program) (fresh bool, err error) {
 	if a.form == Clsact {
 		return replaceFilter(ifindex, d, prog)

@@ -114,6 +114,18 @@ func (e *Epochs) SetWatched(watched bool) error {
 	return err
 }
 
+// SetOverlay says by which device, and up to which size in bytes, packets go to other
+// nodes; 0 for none. Decisions name the device, so a change makes all of them stale.
+func (e *Epochs) SetOverlay(ifindex, mtu int) error {
+	_, err := e.change(func(c *abi.Control) {
+		if c.Overlay != uint32(ifindex) || c.OverlayMTU != uint32(mtu) {
+			c.Overlay, c.OverlayMTU = uint32(ifindex), uint32(mtu)
+			c.Epoch++
+		}
+	})
+	return err
+}
+
 // SetPhase says what the programs do while maps of another layout give way to these
 // (enum phase in bpf/lib/abi.h).
 func (e *Epochs) SetPhase(phase uint32) error {

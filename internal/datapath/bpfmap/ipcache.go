@@ -18,6 +18,17 @@ import (
 // ipv4Bits is how much longer a prefix is in mapped form.
 const ipv4Bits = 96
 
+// Address is what the kernel knows about a prefix.
+type Address struct {
+	Identity identity.ID
+	// Node is the slot of the node behind whose tunnel it is; 0: it is reached by
+	// routing.
+	Node uint16
+	// Range says that the node may give out the addresses of the prefix; nobody is
+	// known to have one.
+	Range bool
+}
+
 // IPCache is the longest-prefix table from an address to its identity.
 type IPCache struct {
 	m      *ebpf.Map
@@ -28,8 +39,12 @@ type IPCache struct {
 func NewIPCache(m *ebpf.Map, e *Epochs) *IPCache { return &IPCache{m, e} }
 
 // Update writes a row.
-func (c *IPCache) Update(prefix netip.Prefix, id identity.ID) error {
-	if err := c.m.Put(ipcacheKey(prefix), &abi.IPCacheValue{Identity: uint32(id)}); err != nil {
+func (c *IPCache) Update(prefix netip.Prefix, row Address) error {
+	value := abi.IPCacheValue{Identity: uint32(row.Identity), Node: row.Node}
+	if row.Range {
+		value.Range = 1
+	}
+	if err := c.m.Put(ipcacheKey(prefix), &value); err != nil {
 		return fullError("ipcache", prefix, c.m.MaxEntries(), err)
 	}
 	return c.epochs.Prefix(prefix)
@@ -44,13 +59,13 @@ func (c *IPCache) Delete(prefix netip.Prefix) error {
 }
 
 // Dump returns all rows.
-func (c *IPCache) Dump() (map[netip.Prefix]identity.ID, error) {
-	rows := make(map[netip.Prefix]identity.ID)
+func (c *IPCache) Dump() (map[netip.Prefix]Address, error) {
+	rows := make(map[netip.Prefix]Address)
 	var key abi.IPCacheKey
 	var value abi.IPCacheValue
 	iterator := c.m.Iterate()
 	for iterator.Next(&key, &value) {
-		rows[prefixOf(key)] = identity.ID(value.Identity)
+		rows[prefixOf(key)] = Address{identity.ID(value.Identity), value.Node, value.Range != 0}
 	}
 	if err := iterator.Err(); err != nil {
 		return nil, fmt.Errorf("read the ipcache: %w", err)

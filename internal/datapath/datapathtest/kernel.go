@@ -140,7 +140,7 @@ func (k *Kernel) Workload(ip netip.Addr, w Workload) error {
 
 // Address gives the addresses of a prefix an identity.
 func (k *Kernel) Address(prefix netip.Prefix, id identity.ID) error {
-	return bpfmap.NewIPCache(k.loaded.Maps.IPCache, k.epochs).Update(prefix, id)
+	return bpfmap.NewIPCache(k.loaded.Maps.IPCache, k.epochs).Update(prefix, bpfmap.Address{Identity: id})
 }
 
 // ForgetAddress takes the identity of a prefix away.

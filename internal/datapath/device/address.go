@@ -6,7 +6,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"net/netip"
 	"slices"
 	"time"
@@ -142,13 +141,10 @@ func DetectMTU() (int, error) {
 	mtus := map[int]int{}
 	smallest := 0
 	for _, l := range links {
+		if !isUnderlay(l) {
+			continue
+		}
 		a := l.Attrs()
-		if _, ours := fromLink(l); ours || a.Alias == hostAlias || a.Alias == hostPeerAlias {
-			continue
-		}
-		if a.Flags&net.FlagLoopback != 0 || a.Flags&net.FlagUp == 0 {
-			continue
-		}
 		mtus[a.Index] = a.MTU
 		if smallest == 0 || a.MTU < smallest {
 			smallest = a.MTU

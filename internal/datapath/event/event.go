@@ -146,6 +146,7 @@ func eventOf(raw *abi.Event, boot time.Time) flow.Event {
 		File: abi.SourceFiles[raw.File], Line: int(raw.Line), Cookie: raw.Cookie, Audit: raw.Audit != 0,
 		Capture: append([]byte(nil), raw.Capture[:min(int(raw.CaptureLen), len(raw.Capture))]...),
 	}
+	e.Tunnel = addrPort(raw.Tunnel, 0, 0).Addr()
 	switch raw.Type {
 	case abi.EventTrace:
 		e.TraceReason = flow.TraceReason(raw.Reason)

@@ -22,6 +22,7 @@ import (
 	"github.com/cilium/ebpf"
 
 	"cilium.local/cilium/internal/datapath/abi"
+	"cilium.local/cilium/internal/datapath/layout"
 	"cilium.local/cilium/internal/identity"
 )
 
@@ -38,14 +39,16 @@ type Constants struct {
 	WorldIPv6    identity.ID
 	TracePackets bool // report every packet, not only a flow's changes of state
 	HideFlows    bool // report drops only
+	Overlay      bool // load the programs of the tunnel's device, too
 }
 
 // Sizes are the capacities of the maps, in entries unless said otherwise. Bytes
-// each entry costs in the kernel, about: endpoint 100, address 120, policy entry
+// each entry costs in the kernel, about: endpoint 100, address 120, node 130, policy entry
 // 130, flow 260 (allocated at once), fragment 100 (allocated at once).
 type Sizes struct {
 	Endpoints     uint32 // one an address
 	Addresses     uint32
+	Nodes         uint32 // other nodes that are reached by a tunnel; at most 65535
 	Policies      uint32 // distinct enforced policies, 32 bytes each
 	PolicyEntries uint32 // of one policy
 	Flows         uint32 // rounded up to a power of two
@@ -57,7 +60,7 @@ type Sizes struct {
 // DefaultSizes suit a node with some hundred workloads; about 30 MiB.
 func DefaultSizes() Sizes {
 	return Sizes{
-		Endpoints: 4096, Addresses: 131072, Policies: 4096, PolicyEntries: 16384,
+		Endpoints: 4096, Addresses: 131072, Nodes: 8191, Policies: 4096, PolicyEntries: 16384,
 		Flows: 131072, Fragments: 8192, Rules: 16384, EventBytes: 1 << 20,
 	}
 }
@@ -72,6 +75,7 @@ func FlowsFor(memory uint64) uint32 {
 // Loaded is the data plane in the kernel.
 type Loaded struct {
 	FromWorkload, ToWorkload *ebpf.Program
+	FromOverlay, ToOverlay   *ebpf.Program // nil without Constants.Overlay
 	Maps                     Maps
 	// From are the sets of maps that other agents have left beside this one's, the
 	// one in force first. Taking over from them is the caller's work.
@@ -79,11 +83,13 @@ type Loaded struct {
 	Set        *Set // this agent's own
 	Spec       *ebpf.CollectionSpec
 	collection *ebpf.Collection
+	overlay    *ebpf.Collection // nil without Constants.Overlay
 }
 
 // Maps are the programs' maps, by the names that the C code gives them.
 type Maps struct {
 	Endpoints, IPCache, Policies, Control, Epochs *ebpf.Map
+	Nodes, NodeSlots                              *ebpf.Map
 	Flows, FlowWays, FlowEvents, Fragments        *ebpf.Map
 	Metrics, RuleHits, Events, EventsLost         *ebpf.Map
 
@@ -94,10 +100,21 @@ type Maps struct {
 	PolicySpec *ebpf.MapSpec
 }
 
-// Spec returns the compiled data plane, unloaded. It fails when the agent was
-// built without the objects.
-func Spec() (*ebpf.CollectionSpec, error) {
-	data, err := objects.ReadFile("objects/endpoint.o")
+// The compiled objects. Each declares all maps; those of the first are made.
+const (
+	workloadObject = "endpoint.o"
+	overlayObject  = "overlay.o"
+)
+
+// Spec returns the maps and the programs for workloads as they are compiled,
+// unloaded. It fails when the agent was built without the objects.
+func Spec() (*ebpf.CollectionSpec, error) { return readObject(workloadObject) }
+
+// OverlaySpec returns the programs of the tunnel's device likewise, with the same maps.
+func OverlaySpec() (*ebpf.CollectionSpec, error) { return readObject(overlayObject) }
+
+func readObject(name string) (*ebpf.CollectionSpec, error) {
+	data, err := objects.ReadFile("objects/" + name)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, errors.New("this binary was built without its BPF programs; build it with: make build")
 	}
@@ -106,7 +123,7 @@ func Spec() (*ebpf.CollectionSpec, error) {
 	}
 	spec, err := ebpf.LoadCollectionSpecFromReader(bytes.NewReader(data))
 	if err != nil {
-		return nil, fmt.Errorf("parse endpoint.o: %w", err)
+		return nil, fmt.Errorf("parse %s: %w", name, err)
 	}
 	return spec, nil
 }
@@ -157,11 +174,47 @@ func Load(root string, c Constants, s Sizes, log *slog.Logger) (_ *Loaded, err e
 	}
 	l := loaded(spec, collection)
 	l.Set, l.From, l.Spec = own, others, spec
-	if err := l.pinPrograms(); err != nil {
-		l.collection.Close()
+	if c.Overlay {
+		err = l.loadOverlay(c)
+	}
+	if err == nil {
+		err = l.pinPrograms()
+	}
+	if err != nil {
+		l.closePrograms()
 		return nil, err
 	}
 	return l, nil
+}
+
+// loadOverlay adds the programs of the tunnel's device, which use the same maps.
+func (l *Loaded) loadOverlay(c Constants) error {
+	spec, err := OverlaySpec()
+	if err != nil {
+		return err
+	}
+	if err := setConstants(spec, c, len(l.From) > 0); err != nil {
+		return err
+	}
+	shared := make(map[string]*ebpf.Map)
+	for name := range spec.Maps {
+		if layout.IsConstants(name) {
+			continue
+		}
+		shared[name] = l.collection.Maps[name]
+		spec.Maps[name] = l.Spec.Maps[name].Copy()
+	}
+	for name, from := range map[string]string{"rule_mask": "rule_hits", "flow_set_mask": "flow_ways"} {
+		if err := setConstant(spec, name, spec.Maps[from].MaxEntries-1); err != nil {
+			return err
+		}
+	}
+	l.overlay, err = ebpf.NewCollectionWithOptions(spec, ebpf.CollectionOptions{MapReplacements: shared})
+	if err != nil {
+		return loadError(l.Set.Dir, err)
+	}
+	l.FromOverlay, l.ToOverlay = l.overlay.Programs["from_overlay"], l.overlay.Programs["to_overlay"]
+	return nil
 }
 
 func loaded(spec *ebpf.CollectionSpec, c *ebpf.Collection) *Loaded {
@@ -170,6 +223,7 @@ func loaded(spec *ebpf.CollectionSpec, c *ebpf.Collection) *Loaded {
 		ToWorkload:   c.Programs["to_workload"],
 		Maps: Maps{
 			Endpoints: c.Maps["endpoints"], IPCache: c.Maps["ipcache"], Policies: c.Maps["policies"],
+			Nodes: c.Maps["nodes"], NodeSlots: c.Maps["node_slots"],
 			Control: c.Maps["control"], Epochs: c.Maps["epochs"], Fragments: c.Maps["fragments"],
 			Flows: c.Maps["flows"], FlowWays: c.Maps["flow_ways"], FlowEvents: c.Maps["flow_events"],
 			Metrics: c.Maps["metrics"], RuleHits: c.Maps["rule_hits"], Events: c.Maps["events"], EventsLost: c.Maps["events_lost"],
@@ -195,7 +249,14 @@ func loadError(pinDir string, err error) error {
 func (l *Loaded) Close() {
 	closeSets(l.From)
 	l.Set.Close()
+	l.closePrograms()
+}
+
+func (l *Loaded) closePrograms() {
 	l.collection.Close()
+	if l.overlay != nil {
+		l.overlay.Close()
+	}
 }
 
 func setConstants(spec *ebpf.CollectionSpec, c Constants, hasPredecessor bool) error {
@@ -270,7 +331,7 @@ func gateway(ip netip.Addr) abi.Addr {
 
 func setSizes(spec *ebpf.CollectionSpec, s Sizes) {
 	for name, entries := range map[string]uint32{
-		"endpoints": s.Endpoints, "ipcache": s.Addresses, "policies": 4 * (s.Policies + 1),
+		"endpoints": s.Endpoints, "ipcache": s.Addresses, "nodes": s.Nodes + 1, "node_slots": s.Nodes + 1, "policies": 4 * (s.Policies + 1),
 		"flows": flowRows(s.Flows), "flow_ways": flowRows(s.Flows) / abi.FlowWays, "fragments": s.Fragments, "rule_hits": s.Rules, "rule_hits_before": s.Rules, "events": s.EventBytes,
 	} {
 		spec.Maps[name].MaxEntries = entries

@@ -29,7 +29,7 @@ const (
 )
 
 // The pins of a set's programs, which the next layout hands packets to.
-var hookPins = [abi.Hooks]string{abi.HookFromWorkload: "from_workload", abi.HookToWorkload: "to_workload"}
+var hookPins = [abi.Hooks]string{abi.HookFromWorkload: "from_workload", abi.HookToWorkload: "to_workload", abi.HookFromOverlay: "from_overlay"}
 
 // Set is a folder of pinned maps of one layout, and of programs that use them.
 type Set struct {
@@ -298,15 +298,19 @@ func adoptSizes(spec *ebpf.CollectionSpec, own *Set, others []*Set, log *slog.Lo
 
 // pinPrograms puts the programs beside their maps, in place of an earlier agent's.
 func (l *Loaded) pinPrograms() error {
-	for hook, p := range [abi.Hooks]*ebpf.Program{abi.HookFromWorkload: l.FromWorkload, abi.HookToWorkload: l.ToWorkload} {
+	for hook, p := range [abi.Hooks]*ebpf.Program{
+		abi.HookFromWorkload: l.FromWorkload, abi.HookToWorkload: l.ToWorkload, abi.HookFromOverlay: l.FromOverlay,
+	} {
 		pin := filepath.Join(l.Set.Dir, hookPins[hook])
 		fresh := pin + "_next"
 		err := os.RemoveAll(fresh)
-		if err == nil {
+		if err == nil && p == nil {
+			err = os.RemoveAll(pin)
+		} else if err == nil {
 			err = p.Pin(fresh)
-		}
-		if err == nil {
-			err = os.Rename(fresh, pin)
+			if err == nil {
+				err = os.Rename(fresh, pin)
+			}
 		}
 		if err != nil {
 			return fmt.Errorf("pin a program at %s: %w", pin, err)

@@ -131,7 +131,7 @@ func (w *World) rows(identities int) error {
 	addresses := w.dp.Addresses()
 	for i := range identities {
 		addr := netip.AddrFrom4([4]byte{10, 99, byte(i >> 8), byte(i)})
-		if err := addresses.Update(netip.PrefixFrom(addr, addr.BitLen()), firstOther+identity.ID(i)); err != nil {
+		if err := addresses.Update(netip.PrefixFrom(addr, addr.BitLen()), bpfmap.Address{Identity: firstOther + identity.ID(i)}); err != nil {
 			return err
 		}
 	}

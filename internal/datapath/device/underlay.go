@@ -1,0 +1,79 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package device
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+
+	"github.com/vishvananda/netlink"
+)
+
+// UnderlayAddress returns the address by which other nodes reach this one: the first
+// global one of the device that has the default route, else of any device that is up
+// and not ours. It is not valid where there is none.
+func UnderlayAddress(ipv6 bool) (netip.Addr, error) {
+	family := netlink.FAMILY_V4
+	if ipv6 {
+		family = netlink.FAMILY_V6
+	}
+	routes, err := netlink.RouteList(nil, family)
+	if err != nil && !errors.Is(err, netlink.ErrDumpInterrupted) {
+		return netip.Addr{}, fmt.Errorf("find this node's address: list routes: %w", err)
+	}
+	links, err := netlink.LinkList()
+	if err != nil && !errors.Is(err, netlink.ErrDumpInterrupted) {
+		return netip.Addr{}, fmt.Errorf("find this node's address: list devices: %w", err)
+	}
+	var first netip.Addr
+	for _, l := range links {
+		if !isUnderlay(l) {
+			continue
+		}
+		addr, err := globalAddress(l, family)
+		if err != nil {
+			return netip.Addr{}, err
+		}
+		if addr.IsValid() && hasDefaultRoute(routes, l.Attrs().Index) {
+			return addr, nil
+		}
+		if !first.IsValid() {
+			first = addr
+		}
+	}
+	return first, nil
+}
+
+// isUnderlay leaves out the loopback and what the agent has made.
+func isUnderlay(l netlink.Link) bool {
+	a := l.Attrs()
+	if _, ours := fromLink(l); ours || a.Alias == hostAlias || a.Alias == hostPeerAlias || a.Alias == overlayAlias {
+		return false
+	}
+	return a.Flags&net.FlagLoopback == 0 && a.Flags&net.FlagUp != 0
+}
+
+func globalAddress(l netlink.Link, family int) (netip.Addr, error) {
+	list, err := netlink.AddrList(l, family)
+	if err != nil && !errors.Is(err, netlink.ErrDumpInterrupted) {
+		return netip.Addr{}, fmt.Errorf("find this node's address: list those of %s: %w", l.Attrs().Name, err)
+	}
+	for _, a := range list {
+		if addr := toAddr(a.IP); addr.IsGlobalUnicast() {
+			return addr, nil
+		}
+	}
+	return netip.Addr{}, nil
+}
+
+func hasDefaultRoute(routes []netlink.Route, index int) bool {
+	for _, r := range routes {
+		prefix, ok := toPrefix(r.Dst)
+		if r.LinkIndex == index && (r.Dst == nil || ok && prefix.Bits() == 0) {
+			return true
+		}
+	}
+	return false
+}
