@@ -52,45 +52,42 @@ func Remove(key string) Write { return Write{key: key, remove: true} }
 
 // Commit does all writes at once if all conditions hold, else none, and reports
 // which. The store decides on conditions of concurrent commits one after the
-// other.
+// other. After ErrUnreachable the writes may have been done.
 func (s *Store) Commit(ctx context.Context, conds []Cond, writes ...Write) (done bool, err error) {
+	if err := s.writes.wait(ctx, len(writes), true); err != nil {
+		return false, err
+	}
+	s.leases.rewriting.RLock()
+	defer s.leases.rewriting.RUnlock()
+	return s.commitNow(ctx, conds, writes, s.leases.keep)
+}
+
+// commitNow is Commit without its wait and lock. It calls stored for every
+// leased key, which may be nil when there is none.
+func (s *Store) commitNow(ctx context.Context, conds []Cond, writes []Write, stored func(key, value string, lease clientv3.LeaseID)) (done bool, err error) {
 	object := ""
 	if len(writes) > 0 {
 		object = writes[0].key
 	}
 	err = s.do(ctx, "commit", object, func(ctx context.Context) error {
-		done, err = s.commit(ctx, conds, writes)
+		done, err = s.commit(ctx, conds, writes, stored)
 		if errors.Is(err, rpctypes.ErrLeaseNotFound) {
 			s.leases.lost()
-			done, err = s.commit(ctx, conds, writes)
+			done, err = s.commit(ctx, conds, writes, stored)
 		}
 		return err
 	})
 	return done, err
 }
 
-func (s *Store) commit(ctx context.Context, conds []Cond, writes []Write) (bool, error) {
+func (s *Store) commit(ctx context.Context, conds []Cond, writes []Write, stored func(key, value string, lease clientv3.LeaseID)) (bool, error) {
 	var cmps []clientv3.Cmp
 	for _, c := range conds {
 		cmps = append(cmps, c.cmp)
 	}
-	var ops []clientv3.Op
-	var lease clientv3.LeaseID
-	for _, w := range writes {
-		switch {
-		case w.remove:
-			ops = append(ops, clientv3.OpDelete(w.key))
-		case w.leased:
-			if lease == 0 {
-				var err error
-				if lease, err = s.leases.current(ctx); err != nil {
-					return false, err
-				}
-			}
-			ops = append(ops, clientv3.OpPut(w.key, w.value, clientv3.WithLease(lease)))
-		default:
-			ops = append(ops, clientv3.OpPut(w.key, w.value))
-		}
+	ops, lease, err := s.operations(ctx, writes)
+	if err != nil {
+		return false, err
 	}
 	resp, err := s.client.Txn(ctx).If(cmps...).Then(ops...).Commit()
 	if err != nil || !resp.Succeeded {
@@ -98,13 +95,37 @@ func (s *Store) commit(ctx context.Context, conds []Cond, writes []Write) (bool,
 	}
 	s.health.saw(resp.Header.Revision)
 	for _, w := range writes {
-		if w.leased {
-			s.leases.keep(w.key, w.value, lease)
-		} else {
+		switch {
+		case w.leased:
+			stored(w.key, w.value, lease)
+		case stored != nil:
 			s.leases.forget(w.key)
+		}
+		if !w.remove {
+			s.health.wrote(witness{key: w.key, value: w.value, revision: resp.Header.Revision})
 		}
 	}
 	return true, nil
+}
+
+// operations are the writes as the client has them; the lease is 0 if none needs one.
+func (s *Store) operations(ctx context.Context, writes []Write) (ops []clientv3.Op, lease clientv3.LeaseID, err error) {
+	for _, w := range writes {
+		switch {
+		case w.remove:
+			ops = append(ops, clientv3.OpDelete(w.key))
+		case w.leased:
+			if lease == 0 {
+				if lease, err = s.leases.current(ctx); err != nil {
+					return nil, 0, err
+				}
+			}
+			ops = append(ops, clientv3.OpPut(w.key, w.value, clientv3.WithLease(lease)))
+		default:
+			ops = append(ops, clientv3.OpPut(w.key, w.value))
+		}
+	}
+	return ops, lease, nil
 }
 
 // Create stores the value if the key does not exist, and reports whether it did.

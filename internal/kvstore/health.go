@@ -9,43 +9,43 @@ import (
 	"sync"
 	"time"
 
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 )
 
-// State is the condition of the store in one word.
-type State string
-
-// The states of a store.
-const (
-	StateOK      State = "Ok"
-	StateFailure State = "Failure"
-)
-
-// Status is the condition of the store and an explanation for people.
-type Status struct {
-	State State
-	Msg   string
-}
-
 // retryEvery is the time between health checks of an unreachable store.
 const retryEvery = 500 * time.Millisecond
 
-// health is what the last check of the store found.
+// health is what the last check of the store found. Durations are taken from
+// readings of one process's steady clock, so setting the machine's time changes
+// nothing.
 type health struct {
-	now chan struct{} // asks for a check at once
+	now   chan struct{} // asks for a check at once
+	first chan struct{} // closed by the first answer
 
 	mu       sync.Mutex
 	err      error
-	since    time.Time
+	since    time.Time // of the state
+	answer   time.Time // the last one
 	cluster  uint64
+	term     uint64 // of the store's leader
 	revision int64
+	witness  witness
 	replaced chan struct{} // closed when the store lost its past, then made anew
+}
+
+// witness is a value that the store had from that revision on: a store that does
+// not remember it is another one, or was restored from a backup.
+type witness struct {
+	key, value string
+	revision   int64
 }
 
 func (h *health) init() {
 	h.now = make(chan struct{}, 1)
+	h.first = make(chan struct{})
 	h.replaced = make(chan struct{})
 	h.since = time.Now()
 }
@@ -70,16 +70,9 @@ func (h *health) past() <-chan struct{} {
 	return h.replaced
 }
 
-// Status returns what the last health check found.
-func (s *Store) Status() Status {
-	h := &s.health
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	if h.err != nil {
-		return Status{StateFailure, fmt.Sprintf("%s since %s: %v", s.name, h.since.Format(time.RFC3339), h.err)}
-	}
-	return Status{StateOK, fmt.Sprintf("%s, revision %d", s.name, h.revision)}
-}
+// Answered returns a channel that is closed once the store has answered. Until
+// then nothing is known of what it holds.
+func (s *Store) Answered() <-chan struct{} { return s.health.first }
 
 // watchHealth checks the store until ctx ends.
 func (s *Store) watchHealth(ctx context.Context) {
@@ -102,19 +95,84 @@ func (s *Store) watchHealth(ctx context.Context) {
 }
 
 // probe asks the store for one key and books the answer. The key need not exist.
+// Where the answer could be that of a store which lost its past, it asks for the
+// witness, too.
 func (s *Store) probe(ctx context.Context) {
-	seen := s.health.seen()
+	before := s.health.seen()
 	limited, cancel := context.WithTimeout(ctx, min(s.cfg.RequestTimeout, 2*time.Second))
+	defer cancel()
+	limited = clientv3.WithRequireLeader(limited)
 	resp, err := s.client.Get(limited, "cilium/health", clientv3.WithCountOnly())
-	cancel()
-	if ctx.Err() != nil {
-		return
+	same := unknownPast
+	if err == nil {
+		if same = before.compare(resp.Header.ClusterId, resp.Header.RaftTerm, resp.Header.Revision); same == unknownPast {
+			same, err = s.hear(limited, before.witness)
+		}
 	}
-	if err != nil {
+	switch {
+	case ctx.Err() != nil:
+	case err != nil:
 		s.health.failed(s, fmt.Errorf("%w: %w", ErrUnreachable, err))
-		return
+	default:
+		s.health.answered(s, resp.Header.ClusterId, resp.Header.RaftTerm, resp.Header.Revision, same)
+		s.watchers.progress(ctx, s.client, resp.Header.Revision)
 	}
-	s.health.answered(s, resp.Header.ClusterId, resp.Header.Revision, seen)
+}
+
+// past is what is known about the past of a store that answers.
+type past int
+
+const (
+	unknownPast past = iota // it cannot be told
+	samePast
+	otherPast
+)
+
+// seen is the part of health that an answer is compared with.
+type seen struct {
+	failed        bool
+	cluster, term uint64
+	revision      int64
+	witness       witness
+}
+
+func (h *health) seen() seen {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return seen{failed: h.err != nil, cluster: h.cluster, term: h.term, revision: h.revision, witness: h.witness}
+}
+
+// compare tells by the numbers in an answer whether the store has the past that
+// was seen. A leader of the same term without an outage in between is proof.
+func (b seen) compare(cluster, term uint64, revision int64) past {
+	switch {
+	case b.cluster == 0:
+		return samePast
+	case b.cluster != cluster, revision < b.revision, term < b.term:
+		return otherPast
+	case b.failed, term != b.term:
+		return unknownPast
+	}
+	return samePast
+}
+
+// hear asks whether the store remembers the witness.
+func (s *Store) hear(ctx context.Context, w witness) (past, error) {
+	if w.revision == 0 {
+		return unknownPast, nil
+	}
+	resp, err := s.client.Get(ctx, w.key, clientv3.WithRev(w.revision))
+	switch {
+	case errors.Is(err, rpctypes.ErrCompacted):
+		return unknownPast, nil
+	case errors.Is(err, rpctypes.ErrFutureRev):
+		return otherPast, nil
+	case err != nil:
+		return unknownPast, err
+	case len(resp.Kvs) == 1 && resp.Kvs[0].ModRevision == w.revision && string(resp.Kvs[0].Value) == w.value:
+		return samePast, nil
+	}
+	return otherPast, nil
 }
 
 func (h *health) failed(s *Store, err error) {
@@ -127,29 +185,36 @@ func (h *health) failed(s *Store, err error) {
 	h.err = err
 }
 
-// answered books a good answer. A store with another cluster number, or with an
-// older revision than was seen before the question, lost its past: it was
-// restored or replaced, so watches start over and the lease, which it may not
-// know, is checked.
-func (h *health) answered(s *Store, cluster uint64, revision, seen int64) {
+// answered books a good answer. A store that lost its past was restored or
+// replaced, so watches start over, and the lease and its keys are made anew. If
+// that cannot be told, watches start over, too, and the keys are looked at.
+func (h *health) answered(s *Store, cluster, term uint64, revision int64, same past) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	if h.cluster == 0 {
+		close(h.first)
+	}
 	if h.err != nil {
 		s.log.Info("key-value store answers again", "store", s.name, "after", time.Since(h.since))
 		h.since = time.Now()
+		s.leases.doubt()
 		s.leases.kick()
 	}
-	lostPast := h.cluster != 0 && (h.cluster != cluster || revision < seen)
-	if lostPast {
+	switch same {
+	case otherPast:
 		s.log.Warn("key-value store was replaced or restored from a backup, everything is read again", "store", s.name)
+		s.leases.retire()
+		h.revision, h.witness = 0, witness{}
+	case unknownPast:
+		s.leases.doubt()
+		s.leases.kick()
+	}
+	if same != samePast {
 		close(h.replaced)
 		h.replaced = make(chan struct{})
-		s.leases.kick()
 	}
-	h.err, h.cluster = nil, cluster
-	if lostPast || revision > h.revision {
-		h.revision = revision
-	}
+	h.err, h.cluster, h.term, h.answer = nil, cluster, term, time.Now()
+	h.revision = max(h.revision, revision)
 }
 
 // saw books a revision that an answer of the store bore.
@@ -159,14 +224,22 @@ func (h *health) saw(revision int64) {
 	h.revision = max(h.revision, revision)
 }
 
-func (h *health) seen() int64 {
+// wrote books a value that the store has, ours or another's.
+func (h *health) wrote(w witness) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	return h.revision
+	if w.revision > h.witness.revision {
+		h.witness = w
+	}
 }
 
-// unreachable reports whether the error means that no answer came.
+// unreachable reports whether the error means that no answer came, or that the
+// store cannot decide at present.
 func unreachable(err error) bool {
+	var refused rpctypes.EtcdError
+	if errors.As(err, &refused) {
+		return refused.Code() == codes.Unavailable
+	}
 	switch status.Code(err) {
 	case codes.Unavailable, codes.DeadlineExceeded, codes.Canceled:
 		return true

@@ -22,6 +22,7 @@ import (
 	"sync"
 	"time"
 
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.uber.org/zap"
 	"google.golang.org/grpc"
@@ -52,7 +53,10 @@ type Config struct {
 	LeaseTTL       time.Duration // life of leased keys after this process is gone; 15 min
 	LockTTL        time.Duration // life of locks after this process is gone; 25 s
 	ProbeEvery     time.Duration // time between health checks of a healthy store; 5 s
-	QuotaBytes     int64         // size limit of the embedded store's data; 256 MiB
+	// WriteRate is how many keys are written in a second over time, 100 if it is
+	// 0, and WriteBurst how many at once, 200.
+	WriteRate, WriteBurst int
+	QuotaBytes            int64 // size limit of the embedded store's data; 256 MiB
 	// Observe is called after every call on the store with its name ("get",
 	// "commit" …), duration and result. May be nil.
 	Observe func(op string, d time.Duration, err error)
@@ -72,6 +76,12 @@ func (c *Config) setDefaults() {
 	}
 	if c.QuotaBytes == 0 {
 		c.QuotaBytes = 256 << 20
+	}
+	if c.WriteRate <= 0 {
+		c.WriteRate = 100
+	}
+	if c.WriteBurst <= 0 {
+		c.WriteBurst = 200
 	}
 	if c.Observe == nil {
 		c.Observe = func(string, time.Duration, error) {}
@@ -93,12 +103,14 @@ type Store struct {
 	client *clientv3.Client
 	server io.Closer // nil for an external store
 	leases *leases
+	writes *bucket
 
 	stop     context.CancelFunc
 	running  sync.WaitGroup
 	closing  sync.Once
 	closeErr error
 	health   health
+	watchers watchers
 }
 
 // Open connects to the configured store. An external store that does not answer
@@ -123,7 +135,7 @@ func Open(ctx context.Context, cfg Config, log *slog.Logger) (*Store, error) {
 		return nil, fmt.Errorf("connect to %s: %w (check --kvstore-endpoints)", s.name, err)
 	}
 	s.client = client
-	s.leases = newLeases(s)
+	s.leases, s.writes = newLeases(s), newBucket(cfg.WriteRate, cfg.WriteBurst)
 	s.health.init()
 	background, stop := context.WithCancel(context.WithoutCancel(ctx))
 	s.stop = stop
@@ -177,9 +189,7 @@ func (s *Store) do(ctx context.Context, op, object string, call func(context.Con
 	start := time.Now()
 	err := s.health.failing()
 	if err == nil {
-		limited, cancel := context.WithTimeout(ctx, s.cfg.RequestTimeout)
-		err = call(limited)
-		cancel()
+		err = s.ask(ctx, call)
 		if err != nil && ctx.Err() == nil && unreachable(err) {
 			s.health.wake()
 			err = fmt.Errorf("%w: %w", ErrUnreachable, err)
@@ -190,6 +200,20 @@ func (s *Store) do(ctx context.Context, op, object string, call func(context.Con
 		return fmt.Errorf("%s %s in %s: %w", op, object, s.name, err)
 	}
 	return nil
+}
+
+// ask makes the call. A member that is cut off from the others says so, and has
+// done nothing; then the next one is asked.
+func (s *Store) ask(ctx context.Context, call func(context.Context) error) (err error) {
+	ctx, cancel := context.WithTimeout(ctx, s.cfg.RequestTimeout)
+	defer cancel()
+	ctx = clientv3.WithRequireLeader(ctx)
+	for range max(1, len(s.cfg.Endpoints)) {
+		if err = call(ctx); !errors.Is(err, rpctypes.ErrNoLeader) {
+			return err
+		}
+	}
+	return err
 }
 
 // Get returns the key's value, or ErrNotFound.
@@ -214,36 +238,16 @@ func found(n int) error {
 	return nil
 }
 
-// List returns the keys that begin with the prefix, sorted.
-func (s *Store) List(ctx context.Context, prefix string) ([]KeyValue, error) {
-	kvs, _, err := s.list(ctx, prefix)
-	return kvs, err
-}
-
-// list also returns the store's revision that the list is true of.
-func (s *Store) list(ctx context.Context, prefix string) (kvs []KeyValue, revision int64, err error) {
-	err = s.do(ctx, "list", prefix, func(ctx context.Context) error {
-		resp, err := s.client.Get(ctx, prefix, clientv3.WithPrefix())
-		if err != nil {
-			return err
-		}
-		kvs = make([]KeyValue, len(resp.Kvs))
-		for i, kv := range resp.Kvs {
-			kvs[i] = KeyValue{Key: string(kv.Key), Value: string(kv.Value), Revision: kv.ModRevision}
-		}
-		revision = resp.Header.Revision
-		s.health.saw(revision)
-		return nil
-	})
-	return kvs, revision, err
-}
-
 // Set stores the value, whatever was there before.
 func (s *Store) Set(ctx context.Context, key, value string) error {
+	if err := s.writes.wait(ctx, 1, true); err != nil {
+		return err
+	}
 	return s.do(ctx, "set", key, func(ctx context.Context) error {
 		resp, err := s.client.Put(ctx, key, value)
 		if err == nil {
 			s.health.saw(resp.Header.Revision)
+			s.health.wrote(witness{key: key, value: value, revision: resp.Header.Revision})
 		}
 		return err
 	})
@@ -251,8 +255,11 @@ func (s *Store) Set(ctx context.Context, key, value string) error {
 
 // Delete removes the key, leased or not. Removing a missing key succeeds.
 func (s *Store) Delete(ctx context.Context, key string) error {
-	s.leases.rewriting.Lock()
-	defer s.leases.rewriting.Unlock()
+	if err := s.writes.wait(ctx, 1, true); err != nil {
+		return err
+	}
+	s.leases.rewriting.RLock()
+	defer s.leases.rewriting.RUnlock()
 	s.leases.forget(key)
 	return s.do(ctx, "delete", key, func(ctx context.Context) error {
 		_, err := s.client.Delete(ctx, key)

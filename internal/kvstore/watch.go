@@ -4,6 +4,7 @@ package kvstore
 
 import (
 	"context"
+	"hash/maphash"
 	"time"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
@@ -23,7 +24,9 @@ type Event struct {
 // deletions among it. Calls do not overlap; several changes of one key may be
 // merged while disconnected.
 func (s *Store) Watch(ctx context.Context, prefix string, handle func([]Event)) error {
-	w := &watcher{store: s, prefix: prefix, handle: handle, known: make(map[string]int64)}
+	w := &watcher{store: s, prefix: prefix, handle: handle, known: make(map[string]version), seed: maphash.MakeSeed()}
+	s.watchers.add(w)
+	defer s.watchers.remove(w)
 	for {
 		replaced := s.health.past()
 		revision, err := w.resync(ctx)
@@ -46,8 +49,20 @@ type watcher struct {
 	store  *Store
 	prefix string
 	handle func([]Event)
-	known  map[string]int64 // key → revision it was reported at
+	known  map[string]version // what was reported
+	seed   maphash.Seed
 	synced bool
+}
+
+// version is which value a key was reported with. After a restore from a backup
+// one revision may have two values, so it is not enough.
+type version struct {
+	revision int64
+	sum      uint64
+}
+
+func (w *watcher) version(kv KeyValue) version {
+	return version{kv.Revision, maphash.String(w.seed, kv.Value)}
 }
 
 // resync reads all keys and reports what differs from what was reported before.
@@ -57,10 +72,11 @@ func (w *watcher) resync(ctx context.Context) (revision int64, err error) {
 		return 0, err
 	}
 	var events []Event
-	present := make(map[string]int64, len(kvs))
+	present := make(map[string]version, len(kvs))
 	for _, kv := range kvs {
-		present[kv.Key] = kv.Revision
-		if w.known[kv.Key] != kv.Revision {
+		is := w.version(kv)
+		present[kv.Key] = is
+		if w.known[kv.Key] != is {
 			events = append(events, Event{KeyValue: kv})
 		}
 	}
@@ -74,6 +90,7 @@ func (w *watcher) resync(ctx context.Context) (revision int64, err error) {
 		w.synced = true
 		w.handle(events)
 	}
+	w.store.watchers.reached(w, revision)
 	return revision, nil
 }
 
@@ -82,7 +99,7 @@ func (w *watcher) follow(ctx context.Context, revision int64, replaced <-chan st
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	responses := w.store.client.Watch(clientv3.WithRequireLeader(ctx), w.prefix,
-		clientv3.WithPrefix(), clientv3.WithRev(revision))
+		clientv3.WithPrefix(), clientv3.WithRev(revision), clientv3.WithProgressNotify())
 	for {
 		select {
 		case <-replaced:
@@ -95,6 +112,9 @@ func (w *watcher) follow(ctx context.Context, revision int64, replaced <-chan st
 				return err
 			}
 			w.store.health.saw(resp.Header.Revision)
+			if resp.IsProgressNotify() {
+				w.store.watchers.reached(w, resp.Header.Revision)
+			}
 			w.report(resp.Events)
 		}
 	}
@@ -111,9 +131,11 @@ func (w *watcher) report(changes []*clientv3.Event) {
 			e.Deleted = true
 			delete(w.known, e.Key)
 		} else {
-			w.known[e.Key] = e.Revision
+			w.known[e.Key] = w.version(e.KeyValue)
+			w.store.health.wrote(witness{key: e.Key, value: e.Value, revision: e.Revision})
 		}
 		events[i] = e
 	}
 	w.handle(events)
+	w.store.watchers.reached(w, events[len(events)-1].Revision)
 }
