@@ -19,6 +19,41 @@
 #include "lib/hook.h"
 #include "lib/neighbour.h"
 
+/* As in <sys/socket.h>, which is not for BPF programs. */
+#define AF_INET 2
+#define AF_INET6 10
+
+/* Takes the host's route, past its stack; what that has more to say about than a next
+ * hop is for the stack. Returns the tc action.
+ */
+static __noinline int route(struct __sk_buff *skb, const struct packet *p)
+{
+	struct bpf_fib_lookup way = { .ifindex = skb->ifindex };
+	struct ethhdr *eth;
+
+	if (p->ttl <= 1)
+		return TC_ACT_OK;
+	if (p->is_ipv6) {
+		way.family = AF_INET6;
+		__builtin_memcpy(way.ipv6_src, &p->src, sizeof(p->src));
+		__builtin_memcpy(way.ipv6_dst, &p->dst, sizeof(p->dst));
+	} else {
+		way.family = AF_INET;
+		way.ipv4_src = p->src.words[3];
+		way.ipv4_dst = p->dst.words[3];
+	}
+	way.l4_protocol = p->protocol;
+	if (bpf_fib_lookup(skb, &way, sizeof(way), 0) != BPF_FIB_LKUP_RET_SUCCESS ||
+	    lower_ttl(skb, p))
+		return TC_ACT_OK;
+	eth = (void *)(long)skb->data;
+	if ((void *)(eth + 1) > (void *)(long)skb->data_end)
+		return TC_ACT_SHOT;
+	__builtin_memcpy(eth->h_dest, way.dmac, ETH_ALEN);
+	__builtin_memcpy(eth->h_source, way.smac, ETH_ALEN);
+	return bpf_redirect(way.ifindex, 0);
+}
+
 static __always_inline int forward(struct __sk_buff *skb, const struct packet *p,
 				   struct passage *way)
 {
@@ -27,7 +62,7 @@ static __always_inline int forward(struct __sk_buff *skb, const struct packet *p
 
 	if (!way->target.ifindex) {
 		forwarded(skb, p, way, EGRESS);
-		return TC_ACT_OK;
+		return native_routing && way->target.node ? route(skb, p) : TC_ACT_OK;
 	}
 	action = deliver(skb, p, &way->target, way->report.src_identity, &verdict);
 	if (!verdict) {

@@ -44,6 +44,13 @@ struct ipcache_value {
 	__u16 range; /* addresses that a node may give out: nobody is known to have one */
 };
 
+/* In place of a slot of nodes: the address is a workload's of another node, and reached
+ * by the host's routes.
+ */
+enum node_slot {
+	NODE_ROUTED = 65535,
+};
+
 /* nodes: slot -> the tunnel to a node; node_slots: its far end -> slot. Slot 0 is no
  * node's.
  */
@@ -212,7 +219,7 @@ struct flow {
 	__u8 direction; /* of the policy that had the last word */
 	__u8 response; /* to a denial: enum deny_response */
 	__be16 policy_port; /* what policy was asked about: port or ICMP type */
-	__u16 node; /* slot of nodes behind whose tunnel an end is; 0: neither is */
+	__u16 node; /* slot of nodes behind whose tunnel an end is, or NODE_ROUTED, or 0 */
 	struct flow_side side[2]; /* by party */
 	__u64 created;
 	__u32 busy; /* a processor is writing a new decision */

@@ -76,13 +76,14 @@ static __always_inline void target_of_answer(struct passage *way, const struct a
 	const struct endpoint *e = a->local[DESTINATION];
 	struct control *c = controls();
 
-	if (!e && a->node && c) {
+	if (!e && is_tunnel(a->node) && c) {
 		way->target.ifindex = c->overlay;
 		way->target.mtu = c->overlay_mtu;
-		way->target.node = a->node;
 	}
-	if (!e)
+	if (!e) {
+		way->target.node = a->node;
 		return;
+	}
 	way->target.ifindex = e->ifindex;
 	way->target.mtu = e->mtu;
 	__builtin_memcpy(way->target.mac, e->mac, sizeof(e->mac));
@@ -227,7 +228,7 @@ static __always_inline verdict_t admit_error(struct __sk_buff *skb, const struct
 static __always_inline bool may_be_reported(const struct __sk_buff *skb, const struct packet *p,
 					    const struct passage *way)
 {
-	return way->trace || trace_packets || way->traced || way->target.node ||
+	return way->trace || trace_packets || way->traced || is_tunnel(way->target.node) ||
 	       (way->target.ifindex && (p->ttl <= 1 || skb->len > way->target.mtu));
 }
 

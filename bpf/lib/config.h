@@ -21,6 +21,9 @@ volatile const __u32 rule_mask = 1023;
 /* Sets of the flow table less one; their number is a power of two. */
 volatile const __u32 flow_set_mask = 8191;
 
+/* Workloads of other nodes are reached by the host's routes. */
+volatile const __u8 native_routing;
+
 /* There are maps of another layout, and programs that take over from others. */
 volatile const __u8 has_predecessor;
 

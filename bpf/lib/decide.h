@@ -8,6 +8,19 @@
 #include "lib/packet.h"
 #include "lib/policy.h"
 
+#define IDENTITY_HOST 1
+#define IDENTITY_UNMANAGED 3
+#define IDENTITY_INIT 5
+#define IDENTITY_REMOTE_NODE 6
+#define IDENTITY_FIRST_ALLOCATED 256
+#define IDENTITY_FIRST_LOCAL (1 << 24) /* of prefixes, and known to this node only */
+
+/* Whether packets from an end come by a tunnel, and by no other way. */
+static __always_inline bool is_tunnel(__u16 node)
+{
+	return node && node != NODE_ROUTED;
+}
+
 struct question {
 	const struct flow_key *key;
 	__u32 told; /* who the end behind a tunnel says it is; 0: it has not said */
@@ -30,7 +43,7 @@ struct answer {
 	verdict_t verdict;
 	__u32 stamp; /* the sum of the epochs before anything else was read */
 	__u16 slot[2]; /* by party: the endpoint, or the address's of the epochs array */
-	__u16 node; /* slot of nodes behind whose tunnel an end is; 0: neither is */
+	__u16 node; /* slot of nodes behind whose tunnel an end is, or NODE_ROUTED, or 0 */
 	__u8 direction; /* of the policy that decided */
 	__u8 response; /* to a denial: enum deny_response */
 };
@@ -76,6 +89,9 @@ static __always_inline void identify(const struct question *q, struct answer *a,
 		a->node = row->node;
 	} else {
 		identity = row->identity;
+		if (native_routing && identity >= IDENTITY_FIRST_ALLOCATED &&
+		    identity < IDENTITY_FIRST_LOCAL)
+			a->node = NODE_ROUTED;
 	}
 	a->identity[party & 1] = identity;
 }

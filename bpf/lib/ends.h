@@ -20,17 +20,11 @@
 /* Or one that has what the tunnel needs. */
 #define MARK_TUNNELLED 0x0d00
 
-#define IDENTITY_HOST 1
-#define IDENTITY_UNMANAGED 3
-#define IDENTITY_INIT 5
-#define IDENTITY_REMOTE_NODE 6
-#define IDENTITY_FIRST_ALLOCATED 256
-
 /* Where an admitted packet goes, if that is a workload. */
 struct target {
 	__u32 ifindex;
 	__u16 mtu;
-	__u16 node; /* slot of nodes behind whose tunnel it is; 0: it is on this node */
+	__u16 node; /* slot of nodes behind whose tunnel it is, or NODE_ROUTED; 0: it is here */
 	__u8 mac[6]; /* on this node: of its interface */
 };
 
@@ -132,7 +126,8 @@ static __always_inline bool ends_match(const struct flow *f, const struct flow_s
 		return src->ifindex == ifindex;
 	if (is_from_overlay(way))
 		return f->node == p->tunnel_node && src->to_ifindex && !src->ifindex;
-	return src->to_ifindex == ifindex && (way->admitted || !(src->ifindex || f->node));
+	return src->to_ifindex == ifindex &&
+	       (way->admitted || !(src->ifindex || is_tunnel(f->node)));
 }
 
 /* Whether the flow's decision is about who sends this packet, and still holds. */

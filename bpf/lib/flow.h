@@ -83,7 +83,7 @@ static __always_inline void flow_set_tunnel(struct flow *f, const struct answer 
 	struct control *c = controls();
 
 	f->node = a->node;
-	if (!a->node || !c)
+	if (!is_tunnel(a->node) || !c)
 		return;
 	here->to_ifindex = c->overlay;
 	here->to_mtu = c->overlay_mtu;
@@ -149,7 +149,7 @@ static __noinline int flow_keep_answer(struct flow *f, flow_ref_t ref, const str
 /* Who the end behind a tunnel was, 0 if no end is behind one. */
 static __always_inline __u32 flow_told_before(const struct flow *f)
 {
-	if (!f->node)
+	if (!is_tunnel(f->node))
 		return 0;
 	return f->side[f->side[SOURCE].ifindex ? DESTINATION : SOURCE].identity;
 }

@@ -26,7 +26,7 @@ typedef __u32 verdict_t;
 	X(12, "related.h")   \
 	X(13, "admit.h")     \
 	X(14, "takeover.h")  \
-	X(15, "hook.h")      \
+	X(15, "parse.h")     \
 	X(16, "ends.h")      \
 	X(17, "tunnel.h")    \
 	X(18, "overlay.c")

@@ -202,7 +202,7 @@ func (a *Agent) datapathConfig() datapath.Config {
 	constants := prog.Constants{
 		GatewayIPv4: gateway(a.cfg.Network.IPv4Range), GatewayIPv6: gateway(a.cfg.Network.IPv6Range),
 		WorldIPv4: identity.WorldIPv4, WorldIPv6: identity.WorldIPv6, TracePackets: d.TracePackets, HideFlows: d.HideFlows,
-		Overlay: a.cfg.Routing.encapsulates(),
+		Overlay: a.cfg.Routing.encapsulates(), Native: a.cfg.Routing.Mode == routingNative,
 	}
 	copy(constants.GatewayMAC[:], a.host.MAC)
 	return datapath.Config{

@@ -59,7 +59,10 @@ func (a *Agent) overlayConfig(underlayMTU int) device.OverlayConfig {
 // agent that was configured otherwise. Workloads get what fits into the tunnel.
 func (a *Agent) openOverlay() error {
 	if !a.cfg.Routing.encapsulates() {
-		return errors.Join(device.RemoveOverlay(datapath.OverlayName), a.dp.ForgetOverlay())
+		return errors.Join(device.RemoveOverlay(datapath.OverlayName), a.dp.ForgetOverlay(), a.openNetwork())
+	}
+	if err := a.openNetwork(); err != nil {
+		return err
 	}
 	cfg := a.overlayConfig(a.mtu)
 	if cfg.MTU() < minMTU {
@@ -72,4 +75,28 @@ func (a *Agent) openOverlay() error {
 	}
 	a.mtu, a.overlay = cfg.MTU(), index
 	return a.dp.AttachOverlay(index, cfg.MTU())
+}
+
+// openNetwork puts the short cut of native routing on the device by which packets from
+// other nodes come, and takes away that of an agent that was configured otherwise.
+func (a *Agent) openNetwork() error {
+	r := a.cfg.Routing
+	if r.Mode == routingNative {
+		index, name, err := device.WithAddress(r.underlay())
+		if err != nil {
+			return err
+		}
+		if err := a.dp.AttachNetwork(datapath.Device{Index: index, Name: name}); err != nil {
+			return err
+		}
+	}
+	present, err := device.List()
+	if err != nil {
+		return err
+	}
+	workloads := make([]datapath.Device, len(present))
+	for i, d := range present {
+		workloads[i] = datapath.Device{Index: d.Index, Name: d.Name}
+	}
+	return a.dp.DetachOthers(workloads)
 }

@@ -13,6 +13,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"net/netip"
 
 	"cilium.local/cilium/internal/datapath/attach"
@@ -48,6 +49,7 @@ type Datapath struct {
 	epochs   *bpfmap.Epochs
 	policies *bpfmap.Policies
 	flows    *bpfmap.Flows
+	network  string // the device that AttachNetwork was called for
 }
 
 // Open loads the programs and creates or adopts the pinned maps. It changes
@@ -129,10 +131,44 @@ func (d *Datapath) ForgetOverlay() error {
 	return errors.Join(d.epochs.SetOverlay(0, 0), d.attacher.Forget(OverlayName))
 }
 
+// AttachNetwork puts the short cut for packets from other nodes on the device by which
+// they come. It is called before TakeOver, or not at all.
+func (d *Datapath) AttachNetwork(dev Device) error {
+	if d.loaded.FromNetwork == nil {
+		return errors.New("the program of the network's device is not loaded: set Constants.Native")
+	}
+	d.network = dev.Name
+	return d.attacher.AttachIngress(dev.Index, dev.Name, d.loaded.FromNetwork)
+}
+
+// DetachOthers removes the programs from all devices but those named, that of the
+// overlay and that of AttachNetwork.
+func (d *Datapath) DetachOthers(workloads []Device) error {
+	keep := map[string]bool{OverlayName: true, d.network: true}
+	for _, dev := range workloads {
+		keep[dev.Name] = true
+	}
+	found, err := d.attacher.Devices()
+	for _, name := range found {
+		if keep[name] {
+			continue
+		}
+		if dev, findErr := net.InterfaceByName(name); findErr == nil {
+			err = errors.Join(err, d.attacher.Detach(dev.Index, name))
+		} else {
+			err = errors.Join(err, d.attacher.Forget(name))
+		}
+	}
+	return err
+}
+
 // programsOf returns the programs that belong on a device.
 func (d *Datapath) programsOf(ifname string) attach.Pair {
-	if ifname == OverlayName {
+	switch ifname {
+	case OverlayName:
 		return attach.Pair{Ingress: d.loaded.FromOverlay, Egress: d.loaded.ToOverlay}
+	case d.network:
+		return attach.Pair{Ingress: d.loaded.FromNetwork}
 	}
 	return attach.Pair{Ingress: d.loaded.FromWorkload, Egress: d.loaded.ToWorkload}
 }

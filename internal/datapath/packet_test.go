@@ -291,7 +291,7 @@ func TestEveryConstantCombinationLoads(t *testing.T) {
 	for _, trace := range []bool{false, true} { // and with it the overlay
 		for _, f := range []string{"dual", "IPv4", "IPv6"} {
 			newNode(t, func(c *prog.Constants) {
-				c.TracePackets, c.HideFlows, c.Overlay = trace, trace, trace
+				c.TracePackets, c.HideFlows, c.Overlay, c.Native = trace, trace, trace, !trace
 				if f == "IPv4" {
 					c.GatewayIPv6, c.WorldIPv4, c.WorldIPv6 = gateway6.Prev().Next(), identity.World, identity.World
 				}

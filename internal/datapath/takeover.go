@@ -50,7 +50,7 @@ func (d *Datapath) followPrograms(from *prog.Set) error {
 	programs, err := from.Programs()
 	if err == nil && (programs[abi.HookFromWorkload] == nil || programs[abi.HookToWorkload] == nil) && !d.hasPredecessor() {
 		var found attach.Pair
-		found, err = d.attacher.Find(OverlayName)
+		found, err = d.attacher.Find(OverlayName, d.network)
 		programs[abi.HookFromWorkload], programs[abi.HookToWorkload] = found.Ingress, found.Egress
 	}
 	for hook, p := range programs {

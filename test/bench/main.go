@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Command bench measures one node: what traffic between two containers costs
-// beside plain Linux, what a packet costs in the kernel, how long a container and
+// Command bench measures nodes: what traffic between two containers, of one node and
+// of two, costs beside plain Linux, what a packet costs in the kernel, how long a container and
 // a policy wait, and what the agent weighs. Every figure that depends on the
 // machine stands beside a baseline that took turns with it, because absolute times
 // on a shared machine mean little. docs/performance.md explains the figures.
@@ -81,6 +81,7 @@ type part struct {
 func parts() []part {
 	return []part{
 		{"traffic", (*bench).traffic},
+		{"nodes", (*bench).betweenNodes},
 		{"packets", (*bench).packets},
 		{"control", (*bench).control},
 		{"memory", (*bench).memory},

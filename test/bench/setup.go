@@ -16,6 +16,7 @@ import (
 type setup struct {
 	key, name string
 	node      *lab.Node
+	other     *lab.Node  // where traffic is between two nodes
 	agent     *lab.Agent // nil where there is none
 	pair      *load.Pair
 	extra     []*lab.Namespace
@@ -24,8 +25,10 @@ type setup struct {
 // close ends everything of the setup.
 func (s *setup) close() error {
 	var err error
-	if s.node != nil {
-		err = s.node.Close()
+	for _, n := range []*lab.Node{s.other, s.node} {
+		if n != nil {
+			err = errors.Join(err, n.Close())
+		}
 	}
 	for _, ns := range s.extra {
 		ns.Close()
@@ -57,10 +60,12 @@ type recipe struct {
 	flags     []string // of the agent, where plain is nil
 	rules     func() string
 	large     bool // with the store of a large cluster
+	apart     bool // client and server are on two nodes
 }
 
+func oneRule() string { return "[" + l4Rule + "]" }
+
 func recipes() []recipe {
-	one := func() string { return "[" + l4Rule + "]" }
 	return []recipe{
 		{key: keyPair, name: "plain veth pair", plain: func(_ context.Context, _ *setup, client, server *lab.Namespace) (netip.Addr, error) {
 			return direct(client, server)
@@ -76,9 +81,9 @@ func recipes() []recipe {
 			return at, err
 		}},
 		{key: keyOpen, name: "ours, no policy"},
-		{key: keyPolicy, name: "ours, L4 policy", rules: one},
+		{key: keyPolicy, name: "ours, L4 policy", rules: oneRule},
 		{key: keyLarge, name: "ours, 1000 rules, 10000 identities", rules: largeRules, large: true},
-		{key: keyNoFlows, name: "ours, L4 policy, flow visibility off", rules: one, flags: []string{"--flow-visibility=false"}},
+		{key: keyNoFlows, name: "ours, L4 policy, flow visibility off", rules: oneRule, flags: []string{"--flow-visibility=false"}},
 	}
 }
 
@@ -92,14 +97,22 @@ func (b *bench) setup(ctx context.Context, r recipe) (*setup, error) {
 }
 
 func (b *bench) build(ctx context.Context, s *setup, r recipe) (err error) {
-	if s.node, err = lab.Create("bench-"+r.key, lab.Options{Forward: r.plain != nil}); err != nil {
+	if s.node, err = lab.Create("bench-"+r.key, lab.Options{Forward: r.plain != nil || r.apart}); err != nil {
 		return err
+	}
+	if r.apart {
+		if err := s.addNode(r); err != nil {
+			return err
+		}
 	}
 	var client, server *lab.Namespace
 	var at netip.Addr
-	if r.plain != nil {
+	switch {
+	case r.plain != nil:
 		client, server, at, err = s.plain(ctx, r)
-	} else {
+	case r.apart:
+		client, server, at, err = s.oursApart(ctx, r)
+	default:
 		client, server, at, err = b.ours(ctx, s, r)
 	}
 	if err != nil {

@@ -52,30 +52,43 @@ type comparison struct {
 	goal        stats.Goal
 }
 
-// goals are about these pairs; all other figures are shown beside routing.
-func goals() []comparison {
-	return []comparison{
-		{"TCP request/response, 1 byte, median", keyPolicy, keyRouted, stats.AtMost(0.95)},
-		{"connect/request/close", keyPolicy, keyRouted, stats.AtLeast(0.95)},
-		{"connect/request/close", keyPolicy, keyNft, stats.AtLeast(1.2)},
-		{"one TCP stream", keyPolicy, keyRouted, stats.AtLeast(1)},
-		{"connect/request/close", keyPolicy, keyNoFlows, stats.AtLeast(0.95)},
+// contest is what takes turns: setups, one of which is the baseline of the others.
+type contest struct {
+	section  string
+	recipes  []recipe
+	baseline string
+	goals    []comparison
+}
+
+func onOneNode() contest {
+	return contest{
+		section: sectionTraffic, recipes: recipes(), baseline: keyRouted,
+		goals: []comparison{
+			{"TCP request/response, 1 byte, median", keyPolicy, keyRouted, stats.AtMost(0.95)},
+			{"connect/request/close", keyPolicy, keyRouted, stats.AtLeast(0.95)},
+			{"connect/request/close", keyPolicy, keyNft, stats.AtLeast(1.2)},
+			{"one TCP stream", keyPolicy, keyRouted, stats.AtLeast(1)},
+			{"connect/request/close", keyPolicy, keyNoFlows, stats.AtLeast(0.95)},
+		},
 	}
 }
 
 // runs are the samples of all setups, by setup and kind, in the order of rounds.
 type runs map[string]map[load.Kind][]load.Sample
 
-// traffic measures every kind in every setup, in turns: what else the machine does
+// traffic measures what passes between two containers of one node.
+func (b *bench) traffic(ctx context.Context) error { return b.compete(ctx, onOneNode()) }
+
+// compete measures every kind in every setup, in turns: what else the machine does
 // meanwhile then meets all of them alike.
-func (b *bench) traffic(ctx context.Context) (err error) {
+func (b *bench) compete(ctx context.Context, c contest) (err error) {
 	var setups []*setup
 	defer func() {
 		for _, s := range setups {
 			err = errors.Join(err, s.close())
 		}
 	}()
-	for _, r := range recipes() {
+	for _, r := range c.recipes {
 		if b.only != "" && !strings.Contains(b.only, r.key) {
 			continue
 		}
@@ -92,14 +105,14 @@ func (b *bench) traffic(ctx context.Context) (err error) {
 	}
 	var work agentWork
 	for round := range b.size.rounds {
-		b.progress("traffic: round %d of %d", round+1, b.size.rounds)
+		b.progress("%s: round %d of %d", c.section, round+1, b.size.rounds)
 		for _, kind := range b.kinds {
 			if err := b.round(ctx, setups, kind, round, all, &work); err != nil {
 				return err
 			}
 		}
 	}
-	b.reportTraffic(all, names(setups))
+	b.reportTraffic(&c, all, names(setups))
 	if len(work.perConnection) > 0 {
 		b.Add(work.row())
 	}
@@ -152,55 +165,59 @@ func (r runs) values(key string, f *figure) []float64 {
 	return values
 }
 
-// reportTraffic shows every figure of every setup beside routing, and then those
-// with another baseline.
-func (b *bench) reportTraffic(all runs, named map[string]string) {
-	order := []string{keyPair, keyNft, keyOpen, keyPolicy, keyLarge}
+// reportTraffic shows every figure of every setup beside the baseline, and then those
+// with another one.
+func (b *bench) reportTraffic(c *contest, all runs, named map[string]string) {
 	for _, f := range figures() {
 		if !slices.Contains(b.kinds, f.kind) {
 			continue
 		}
-		base := all.values(keyRouted, &f)
-		for _, key := range order {
-			if all[key] == nil {
-				continue
+		for _, r := range c.recipes {
+			// Visibility off is there to be compared with, not by itself.
+			if all[r.key] != nil && r.key != c.baseline && r.key != keyNoFlows {
+				b.pair(c, &f, r.key, c.baseline, all, named)
 			}
-			b.Add(report.Paired(sectionTraffic, f.name+": "+named[key], f.unit, named[keyRouted], all.values(key, &f), base,
-				goalOf(f.name, key, keyRouted)))
 		}
 	}
-	for _, c := range goals() {
-		if c.against == keyRouted || all[c.of] == nil || all[c.against] == nil {
+	for _, goal := range c.goals {
+		if goal.against == c.baseline || all[goal.of] == nil || all[goal.against] == nil {
 			continue
 		}
 		for _, f := range figures() {
-			if f.name == c.figure && slices.Contains(b.kinds, f.kind) {
-				b.Add(report.Paired(sectionTraffic, f.name+": "+named[c.of], f.unit, named[c.against],
-					all.values(c.of, &f), all.values(c.against, &f), c.goal))
+			if f.name == goal.figure && slices.Contains(b.kinds, f.kind) {
+				b.pair(c, &f, goal.of, goal.against, all, named)
 			}
 		}
 	}
 	if slices.Contains(b.kinds, load.Datagrams) {
-		b.reportLoss(all, named)
+		b.reportLoss(c, all, named)
 	}
+}
+
+func (b *bench) pair(c *contest, f *figure, of, against string, all runs, named map[string]string) {
+	b.Add(report.Paired(c.section, f.name+": "+named[of], f.unit, named[against],
+		all.values(of, f), all.values(against, f), c.goal(f.name, of, against)))
 }
 
 // reportLoss says how many datagrams were lost, of ours and of others: bursts that
 // fit into a socket's buffer should lose none.
-func (b *bench) reportLoss(all runs, named map[string]string) {
-	for _, key := range []string{keyRouted, keyPolicy} {
+func (b *bench) reportLoss(c *contest, all runs, named map[string]string) {
+	for _, r := range c.recipes {
+		if all[r.key] == nil || r.key != c.baseline && r.rules == nil || r.large || r.key == keyNoFlows {
+			continue
+		}
 		var lost uint64
-		for _, s := range all[key][load.Datagrams] {
+		for _, s := range all[r.key][load.Datagrams] {
 			lost += s.Lost
 		}
-		b.Add(report.Exact(sectionTraffic, "UDP, lost: "+named[key], "packets", float64(lost), stats.Goal{}))
+		b.Add(report.Exact(c.section, "UDP, lost: "+named[r.key], "packets", float64(lost), stats.Goal{}))
 	}
 }
 
-func goalOf(figure, of, against string) stats.Goal {
-	for _, c := range goals() {
-		if c.figure == figure && c.of == of && c.against == against {
-			return c.goal
+func (c *contest) goal(figure, of, against string) stats.Goal {
+	for _, g := range c.goals {
+		if g.figure == figure && g.of == of && g.against == against {
+			return g.goal
 		}
 	}
 	return stats.Goal{}

@@ -47,7 +47,7 @@ var structs = []struct{ name, doc string }{
 }
 
 // enums are the C enums whose values user space needs.
-var enums = []string{"direction", "phase", "hook", "tier", "candidate_shift", "candidate_kind", "deny_response", "party", "flow_state", "flow_life", "flow_way", "flow_event", "epoch_slot", "event_type", "trace_point", "trace_reason"}
+var enums = []string{"direction", "phase", "hook", "tier", "candidate_shift", "candidate_kind", "deny_response", "party", "flow_state", "flow_life", "flow_way", "flow_event", "epoch_slot", "node_slot", "event_type", "trace_point", "trace_reason"}
 
 func main() {
 	object := flag.String("object", "", "compiled BPF object")

@@ -298,6 +298,11 @@ const (
 	EpochSlots     = 131072
 )
 
+// Values of enum node_slot in bpf/lib/abi.h.
+const (
+	NodeRouted = 65535
+)
+
 // Values of enum event_type in bpf/lib/abi.h.
 const (
 	EventDrop    = 1

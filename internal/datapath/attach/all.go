@@ -5,8 +5,10 @@ package attach
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/cilium/ebpf"
@@ -55,9 +57,35 @@ func (a *Attacher) ReplaceAll(pair func(ifname string) Pair) error {
 	return errors.Join(failed...)
 }
 
-// Find returns a program of ours for each direction, from any device but one; nil if
+// Devices returns the names of the devices that have programs of ours in the form that
+// the attacher uses.
+func (a *Attacher) Devices() ([]string, error) {
+	found := map[string]bool{}
+	pins, err := filepath.Glob(filepath.Join(a.links, "*"))
+	for _, pin := range pins {
+		name, _, _ := cutLast(filepath.Base(pin), "_")
+		found[name] = true
+	}
+	if err == nil && a.form == Clsact {
+		var filters []spot
+		filters, err = filterSpots()
+		for _, s := range filters {
+			found[s.ifname] = true
+		}
+	}
+	return slices.Sorted(maps.Keys(found)), err
+}
+
+func cutLast(s, separator string) (before, after string, found bool) {
+	if i := strings.LastIndex(s, separator); i >= 0 {
+		return s[:i], s[i+len(separator):], true
+	}
+	return s, "", false
+}
+
+// Find returns a program of ours for each direction, from any device but these; nil if
 // none has one. The caller closes them.
-func (a *Attacher) Find(except string) (found Pair, err error) {
+func (a *Attacher) Find(except ...string) (found Pair, err error) {
 	spots, closeLinks, err := a.spots()
 	if err != nil {
 		return found, err
@@ -68,7 +96,7 @@ func (a *Attacher) Find(except string) (found Pair, err error) {
 		if s.direction == Ingress {
 			into = &found.Ingress
 		}
-		if *into == nil && s.ifname != except {
+		if *into == nil && !slices.Contains(except, s.ifname) {
 			// One that is gone by now may be on the next device, too.
 			*into, _ = ebpf.NewProgramFromID(s.program)
 		}
@@ -99,12 +127,8 @@ func (a *Attacher) spots() (spots []spot, closeLinks func(), err error) {
 			closeLinks()
 			return nil, nil, fmt.Errorf("read what the pinned link %s is attached to: %w", pin, err)
 		}
-		name := filepath.Base(pin)
-		s := spot{ifname: strings.TrimSuffix(name, "_"+string(Egress)), direction: Egress, program: info.Program, replace: l.Update}
-		if ifname, ok := strings.CutSuffix(name, "_"+string(Ingress)); ok {
-			s.ifname, s.direction = ifname, Ingress
-		}
-		spots = append(spots, s)
+		ifname, direction, _ := cutLast(filepath.Base(pin), "_")
+		spots = append(spots, spot{ifname, Direction(direction), info.Program, l.Update})
 	}
 	filters, err := filterSpots()
 	if err != nil {

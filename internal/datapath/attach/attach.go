@@ -210,6 +210,18 @@ func (a *Attacher) Detach(ifindex int, ifname string) error {
 	return nil
 }
 
+// AttachIngress likewise puts a program on what the device receives only. Others that
+// hang there, not ours, stay as they are, and what is ours runs after them.
+func (a *Attacher) AttachIngress(ifindex int, ifname string, program *ebpf.Program) error {
+	if _, err := a.attachOne(ifindex, ifname, Ingress, program); err != nil {
+		return fmt.Errorf("attach the ingress program to device %s (index %d) as %s: %w", ifname, ifindex, a.form, err)
+	}
+	if err := a.detachOne(a.form.other(), ifindex, ifname, Ingress); err != nil {
+		return fmt.Errorf("remove the former ingress program from device %s (index %d): %w", ifname, ifindex, err)
+	}
+	return nil
+}
+
 // Forget removes the pins of a device that is gone.
 func (a *Attacher) Forget(ifname string) error {
 	return errors.Join(removeLink(a.pin(ifname, Ingress)), removeLink(a.pin(ifname, Egress)))

@@ -77,3 +77,22 @@ func hasDefaultRoute(routes []netlink.Route, index int) bool {
 	}
 	return false
 }
+
+// WithAddress returns the device that has an address.
+func WithAddress(addr netip.Addr) (index int, name string, err error) {
+	list, err := netlink.AddrList(nil, netlink.FAMILY_ALL)
+	if err != nil && !errors.Is(err, netlink.ErrDumpInterrupted) {
+		return 0, "", fmt.Errorf("find the device with the address %s: %w", addr, err)
+	}
+	for _, a := range list {
+		if toAddr(a.IP) != addr {
+			continue
+		}
+		link, err := netlink.LinkByIndex(a.LinkIndex)
+		if err != nil {
+			return 0, "", fmt.Errorf("find the device with the address %s: %w", addr, err)
+		}
+		return a.LinkIndex, link.Attrs().Name, nil
+	}
+	return 0, "", fmt.Errorf("no device of this node has the address %s: check --node-ipv4 and --node-ipv6", addr)
+}

@@ -150,6 +150,7 @@ var requiredHelpers = []struct {
 	{"bpf_skb_pull_data", asm.FnSkbPullData, "4.9"},
 	{"bpf_get_hash_recalc", asm.FnGetHashRecalc, "4.8"},
 	{"bpf_skb_adjust_room", asm.FnSkbAdjustRoom, "4.13"},
+	{"bpf_fib_lookup", asm.FnFibLookup, "4.18"},
 	{"bpf_skb_change_type", asm.FnSkbChangeType, "4.8"},
 	{"bpf_skb_get_tunnel_key", asm.FnSkbGetTunnelKey, "4.3"},
 	{"bpf_skb_set_tunnel_key", asm.FnSkbSetTunnelKey, "4.3"},

@@ -39,6 +39,7 @@ type Constants struct {
 	WorldIPv6    identity.ID
 	TracePackets bool // report every packet, not only a flow's changes of state
 	HideFlows    bool // report drops only
+	Native       bool // workloads of other nodes are reached by the host's routes
 	Overlay      bool // load the programs of the tunnel's device, too
 }
 
@@ -76,6 +77,7 @@ func FlowsFor(memory uint64) uint32 {
 type Loaded struct {
 	FromWorkload, ToWorkload *ebpf.Program
 	FromOverlay, ToOverlay   *ebpf.Program // nil without Constants.Overlay
+	FromNetwork              *ebpf.Program // nil without Constants.Native
 	Maps                     Maps
 	// From are the sets of maps that other agents have left beside this one's, the
 	// one in force first. Taking over from them is the caller's work.
@@ -83,7 +85,7 @@ type Loaded struct {
 	Set        *Set // this agent's own
 	Spec       *ebpf.CollectionSpec
 	collection *ebpf.Collection
-	overlay    *ebpf.Collection // nil without Constants.Overlay
+	further    []*ebpf.Collection // of programs with the same maps
 }
 
 // Maps are the programs' maps, by the names that the C code gives them.
@@ -104,14 +106,24 @@ type Maps struct {
 const (
 	workloadObject = "endpoint.o"
 	overlayObject  = "overlay.o"
+	networkObject  = "network.o"
 )
 
 // Spec returns the maps and the programs for workloads as they are compiled,
 // unloaded. It fails when the agent was built without the objects.
 func Spec() (*ebpf.CollectionSpec, error) { return readObject(workloadObject) }
 
-// OverlaySpec returns the programs of the tunnel's device likewise, with the same maps.
-func OverlaySpec() (*ebpf.CollectionSpec, error) { return readObject(overlayObject) }
+// FurtherSpecs returns the programs of other devices likewise, with the same maps.
+func FurtherSpecs() (specs []*ebpf.CollectionSpec, err error) {
+	for _, name := range []string{overlayObject, networkObject} {
+		spec, err := readObject(name)
+		if err != nil {
+			return nil, err
+		}
+		specs = append(specs, spec)
+	}
+	return specs, nil
+}
 
 func readObject(name string) (*ebpf.CollectionSpec, error) {
 	data, err := objects.ReadFile("objects/" + name)
@@ -174,9 +186,7 @@ func Load(root string, c Constants, s Sizes, log *slog.Logger) (_ *Loaded, err e
 	}
 	l := loaded(spec, collection)
 	l.Set, l.From, l.Spec = own, others, spec
-	if c.Overlay {
-		err = l.loadOverlay(c)
-	}
+	err = l.loadFurther(c)
 	if err == nil {
 		err = l.pinPrograms()
 	}
@@ -187,14 +197,33 @@ func Load(root string, c Constants, s Sizes, log *slog.Logger) (_ *Loaded, err e
 	return l, nil
 }
 
-// loadOverlay adds the programs of the tunnel's device, which use the same maps.
-func (l *Loaded) loadOverlay(c Constants) error {
-	spec, err := OverlaySpec()
+// loadFurther adds the programs of devices other than workloads'.
+func (l *Loaded) loadFurther(c Constants) error {
+	if c.Overlay {
+		programs, err := l.loadMore(overlayObject, c)
+		if err != nil {
+			return err
+		}
+		l.FromOverlay, l.ToOverlay = programs["from_overlay"], programs["to_overlay"]
+	}
+	if c.Native {
+		programs, err := l.loadMore(networkObject, c)
+		if err != nil {
+			return err
+		}
+		l.FromNetwork = programs["from_network"]
+	}
+	return nil
+}
+
+// loadMore loads programs that use the same maps.
+func (l *Loaded) loadMore(object string, c Constants) (map[string]*ebpf.Program, error) {
+	spec, err := readObject(object)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	if err := setConstants(spec, c, len(l.From) > 0); err != nil {
-		return err
+		return nil, err
 	}
 	shared := make(map[string]*ebpf.Map)
 	for name := range spec.Maps {
@@ -206,15 +235,15 @@ func (l *Loaded) loadOverlay(c Constants) error {
 	}
 	for name, from := range map[string]string{"rule_mask": "rule_hits", "flow_set_mask": "flow_ways"} {
 		if err := setConstant(spec, name, spec.Maps[from].MaxEntries-1); err != nil {
-			return err
+			return nil, err
 		}
 	}
-	l.overlay, err = ebpf.NewCollectionWithOptions(spec, ebpf.CollectionOptions{MapReplacements: shared})
+	collection, err := ebpf.NewCollectionWithOptions(spec, ebpf.CollectionOptions{MapReplacements: shared})
 	if err != nil {
-		return loadError(l.Set.Dir, err)
+		return nil, loadError(l.Set.Dir, err)
 	}
-	l.FromOverlay, l.ToOverlay = l.overlay.Programs["from_overlay"], l.overlay.Programs["to_overlay"]
-	return nil
+	l.further = append(l.further, collection)
+	return collection.Programs, nil
 }
 
 func loaded(spec *ebpf.CollectionSpec, c *ebpf.Collection) *Loaded {
@@ -254,8 +283,8 @@ func (l *Loaded) Close() {
 
 func (l *Loaded) closePrograms() {
 	l.collection.Close()
-	if l.overlay != nil {
-		l.overlay.Close()
+	for _, c := range l.further {
+		c.Close()
 	}
 }
 
@@ -270,6 +299,7 @@ func setConstants(spec *ebpf.CollectionSpec, c Constants, hasPredecessor bool) e
 		"world_ipv6_identity": uint32(c.WorldIPv6),
 		"trace_packets":       c.TracePackets,
 		"hide_flows":          c.HideFlows,
+		"native_routing":      c.Native,
 		"has_predecessor":     hasPredecessor,
 	}
 	for name, value := range values {
