@@ -208,6 +208,10 @@ bench: bench-program ## Measure traffic, packets, control plane, memory and comp
 	CILIUM_BIN_DIR=$(BIN) build/test/bench
 	$(GO) test -run '^$$' -bench . ./internal/policy/compile
 
+.PHONY: bench-scale
+bench-scale: bench-program ## Measure an agent that joins clusters of up to 1000 simulated nodes (root, 5 minutes)
+	CILIUM_BIN_DIR=$(BIN) build/test/bench -only scale
+
 .PHONY: bench-quick
 bench-quick: bench-program ## Measure a part of what bench measures, in under 3 minutes (root)
 	CILIUM_BIN_DIR=$(BIN) build/test/bench -quick

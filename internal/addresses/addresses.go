@@ -38,6 +38,12 @@ type record struct {
 	Metadata string
 }
 
+// Encode returns what stands in the store about an address, and under which key.
+func Encode(r Row) (key, value string, err error) {
+	text, err := json.Marshal(record{IP: r.Addr, HostIP: r.Host, ID: r.Identity})
+	return prefix + r.Addr.String(), string(text), err
+}
+
 // Announcer tells other nodes of this node's workloads. Its methods do not wait for
 // the store.
 type Announcer struct {
@@ -57,12 +63,12 @@ func (a *Announcer) Announce(addr netip.Addr, id identity.ID) {
 	if !a.host.IsValid() {
 		return
 	}
-	value, err := json.Marshal(record{IP: addr, HostIP: a.host, ID: id})
+	key, value, err := Encode(Row{addr, id, a.host})
 	if err != nil {
 		a.log.Error("an address is not announced", "address", addr, "error", err)
 		return
 	}
-	a.store.Keep(prefix+addr.String(), string(value))
+	a.store.Keep(key, value)
 }
 
 // Withdraw says that nobody has an address any more.

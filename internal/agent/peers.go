@@ -13,6 +13,8 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
+	"time"
 
 	"golang.org/x/sync/errgroup"
 
@@ -98,9 +100,14 @@ func (a *Agent) self() nodes.Node {
 // earlier run has left of others goes; until then it stays in force, so that a store
 // that is away costs nobody a connection.
 func (a *Agent) followPeers(ctx context.Context) error {
-	var first sync.WaitGroup
-	first.Add(2)
-	nodesKnown, addressesKnown := sync.OnceFunc(first.Done), sync.OnceFunc(first.Done)
+	known := make(chan struct{})
+	var answers atomic.Int32
+	answered := func() {
+		if answers.Add(1) == 2 {
+			close(known)
+		}
+	}
+	nodesKnown, addressesKnown := sync.OnceFunc(answered), sync.OnceFunc(answered)
 	a.registry.Follow(func(changes []nodes.Change) {
 		a.peers.nodesChanged(changes)
 		nodesKnown()
@@ -114,12 +121,31 @@ func (a *Agent) followPeers(ctx context.Context) error {
 			addressesKnown()
 		})
 	})
-	go func() {
-		first.Wait()
+	group.Go(func() error {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-known:
+		}
 		a.peers.complete()
 		a.rows.completeAddresses()
-	}()
+		a.reportPeers(ctx)
+		return nil
+	})
 	return group.Wait()
+}
+
+// reportPeers says when the kernel has all that was known of other nodes at the start.
+func (a *Agent) reportPeers(ctx context.Context) {
+	err := errors.Join(
+		a.peers.tunnelsWriter.Wait(ctx, a.peers.tunnels.Revision()),
+		a.peers.routesWriter.Wait(ctx, a.peers.routes.Revision()),
+		a.rows.addressesWriter.Wait(ctx, a.rows.addresses.Revision()))
+	if ctx.Err() != nil {
+		return
+	}
+	a.log.Info("other nodes are known", "nodes", len(a.peers.all()), "addresses", a.rows.addresses.Len(),
+		"after", time.Since(a.started), "error", err)
 }
 
 // complete says that all nodes that should be there are known. Tunnels of an earlier

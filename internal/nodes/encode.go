@@ -32,7 +32,8 @@ type recordAddress struct {
 	IP   netip.Addr
 }
 
-func encode(n Node) (string, error) {
+// Encode returns what stands in the store about a node, and under which key.
+func Encode(n Node) (key, value string, err error) {
 	r := record{
 		Name: n.Name, Cluster: n.Cluster, ClusterID: n.ClusterID, IPv4AllocCIDR: n.IPv4Range, IPv6AllocCIDR: n.IPv6Range,
 		Labels: n.Labels, BootID: n.Instance, HealthPort: n.HealthPort,
@@ -42,8 +43,8 @@ func encode(n Node) (string, error) {
 			r.IPAddresses = append(r.IPAddresses, a)
 		}
 	}
-	value, err := json.Marshal(r)
-	return string(value), err
+	text, err := json.Marshal(r)
+	return prefix + n.Key().String(), string(text), err
 }
 
 func decode(key, value string) (Node, error) {

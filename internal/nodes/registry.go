@@ -37,11 +37,11 @@ func (r *Registry) Follow(handle func([]Change)) { r.handle = handle }
 // Run registers the node, as long as its store's lease lives, and follows the others
 // until ctx ends; it returns ctx's error.
 func (r *Registry) Run(ctx context.Context) error {
-	value, err := encode(r.cfg.Self)
+	key, value, err := Encode(r.cfg.Self)
 	if err != nil {
 		return err
 	}
-	r.cfg.Store.Keep(prefix+r.cfg.Self.Key().String(), value)
+	r.cfg.Store.Keep(key, value)
 	return r.cfg.Store.Watch(ctx, prefix+r.cfg.Self.Cluster+"/", func(events []kvstore.Event) {
 		var changes []Change
 		for _, e := range events {

@@ -58,7 +58,7 @@ func newCluster(ctx context.Context, identities int) (c *cluster, err error) {
 		return nil, err
 	}
 	log := slog.New(slog.DiscardHandler)
-	if c.store, err = kvstore.Open(ctx, kvstore.Config{StateDir: c.dir}, log); err != nil {
+	if c.store, err = kvstore.Open(ctx, kvstore.Config{StateDir: c.dir, WriteRate: 1_000_000, WriteBurst: 1_000_000}, log); err != nil {
 		return nil, errors.Join(err, os.RemoveAll(c.dir))
 	}
 	c.others = idalloc.New(c.store, "other-node", log)

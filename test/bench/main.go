@@ -74,17 +74,19 @@ type bench struct {
 
 // part is one of the things that are measured.
 type part struct {
-	name string
-	run  func(*bench, context.Context) error
+	name  string
+	run   func(*bench, context.Context) error
+	extra bool // measured only by name
 }
 
 func parts() []part {
 	return []part{
-		{"traffic", (*bench).traffic},
-		{"nodes", (*bench).betweenNodes},
-		{"packets", (*bench).packets},
-		{"control", (*bench).control},
-		{"memory", (*bench).memory},
+		{name: "traffic", run: (*bench).traffic},
+		{name: "nodes", run: (*bench).betweenNodes},
+		{name: "packets", run: (*bench).packets},
+		{name: "control", run: (*bench).control},
+		{name: "memory", run: (*bench).memory},
+		{name: "scale", run: (*bench).scale, extra: true},
 	}
 }
 
@@ -146,10 +148,15 @@ func kindNames() string {
 }
 
 func choose(only string) ([]part, error) {
-	if only == "" {
-		return parts(), nil
-	}
 	var chosen []part
+	if only == "" {
+		for _, p := range parts() {
+			if !p.extra {
+				chosen = append(chosen, p)
+			}
+		}
+		return chosen, nil
+	}
 	for name := range strings.SplitSeq(only, ",") {
 		found := false
 		for _, p := range parts() {
