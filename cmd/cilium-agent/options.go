@@ -10,6 +10,7 @@ import (
 	"net/netip"
 	"os"
 	"strings"
+	"time"
 
 	"github.com/spf13/pflag"
 
@@ -45,6 +46,7 @@ func (o *options) register(f *pflag.FlagSet) {
 	f.StringToStringVar(&c.Policy.NodeLabels, "node-labels", nil, "KEY=VALUE,...: labels of this node, for rules with fromNodes and toNodes")
 	f.StringVar(&c.Policy.ServicesFile, "services-file", "", "JSON or YAML list of the services that toServices is about; empty for none")
 	f.StringSliceVar(&c.Store.Endpoints, "kvstore-endpoints", nil, "URLs of an etcd cluster; without any, the agent runs one itself for this node")
+	f.DurationVar(&c.Store.LeaseTTL, "kvstore-lease-ttl", 15*time.Minute, "how long the key-value store keeps what this node says of itself after the node is gone")
 	f.StringVar(&c.Docker, "docker", "", "unix socket of Docker's API, for the labels of its containers; empty for none")
 	f.StringVar(&c.Metrics, "prometheus-serve-addr", "", "address to serve Prometheus metrics at, such as 127.0.0.1:9962; empty for none")
 	f.Uint32Var(&c.FlowLogMax, "flow-log-max", 32, "MiB below the state folder for past flows, on which cilium policy simulate tries a policy; 0 records none")

@@ -71,16 +71,12 @@ func (a *Announcer) Announce(addr netip.Addr, id identity.ID) {
 	a.store.Keep(key, value)
 }
 
-// Withdraw says that nobody has an address any more.
+// Withdraw says that nobody has an address any more; while the store is away, later.
 func (a *Announcer) Withdraw(addr netip.Addr) {
 	if !a.host.IsValid() {
 		return
 	}
-	go func() {
-		if err := a.store.Delete(context.Background(), prefix+addr.String()); err != nil {
-			a.log.Warn("an address stays announced until the lease ends", "address", addr, "error", err)
-		}
-	}()
+	a.store.Drop(prefix + addr.String())
 }
 
 // Follow reports every change of the store's rows, until ctx ends; the first call

@@ -16,7 +16,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"cilium.local/cilium/internal/agent/addressbook"
-	"cilium.local/cilium/internal/agent/cidrid"
 	"cilium.local/cilium/internal/agent/enforce"
 	"cilium.local/cilium/internal/apiserver"
 	"cilium.local/cilium/internal/datapath"
@@ -27,7 +26,6 @@ import (
 	"cilium.local/cilium/internal/docker"
 	"cilium.local/cilium/internal/endpoint"
 	"cilium.local/cilium/internal/flowlog"
-	"cilium.local/cilium/internal/idalloc"
 	"cilium.local/cilium/internal/identity"
 	"cilium.local/cilium/internal/ipam"
 	"cilium.local/cilium/internal/kvstore"
@@ -209,27 +207,6 @@ func (a *Agent) datapathConfig() datapath.Config {
 		PinDir: a.cfg.BPFRoot, Constants: constants, Sizes: a.sizes(),
 		LegacyHooks: d.LegacyHooks || !a.kernel.TCX,
 	}
-}
-
-func (a *Agent) openStore(ctx context.Context) (err error) {
-	a.store, err = kvstore.Open(ctx, kvstore.Config{
-		Endpoints: a.cfg.Store.Endpoints, StateDir: a.cfg.StateDir, Observe: a.metrics.KVStore,
-	}, a.log)
-	if err != nil {
-		return err
-	}
-	a.onClose(func() { _ = a.store.Close() })
-	a.lostIdentities = make(chan identity.Identity, 64)
-	earlier, err := a.dp.Addresses().Dump()
-	if err != nil {
-		return err
-	}
-	a.identities = &identities{
-		Allocator: idalloc.New(a.store, a.cfg.NodeName, a.log,
-			idalloc.WithConflict(func(id identity.Identity) { a.lostIdentities <- id })),
-		prefixes: cidrid.New(prefixIdentities(earlier)), host: hostIdentity(a.cfg.NodeName, a.cfg.Policy.NodeLabels),
-	}
-	return nil
 }
 
 func (a *Agent) openAddresses(context.Context) (err error) {

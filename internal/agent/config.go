@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 
 	"cilium.local/cilium/internal/datapath/device"
 	"cilium.local/cilium/internal/policy"
@@ -133,6 +134,7 @@ func (c *PolicyConfig) options() (policy.Options, error) {
 // StoreConfig names the key-value store; without endpoints it is embedded.
 type StoreConfig struct {
 	Endpoints []string
+	LeaseTTL  time.Duration // how long others believe this node after it is gone; 0: 15 minutes
 }
 
 // DatapathConfig sizes the kernel's tables, in entries; 0 is the default.
@@ -142,6 +144,8 @@ type DatapathConfig struct {
 	TracePackets, HideFlows                                     bool
 	LegacyHooks                                                 bool
 }
+
+const minLeaseTTL = 10 * time.Second
 
 // validate checks what the flags' types cannot.
 func (c *Config) validate() error {
@@ -166,6 +170,9 @@ func (c *Config) validate() error {
 	}
 	if c.Datapath.Nodes > 65534 {
 		return fmt.Errorf("--nodes-max %d: use at most 65534", c.Datapath.Nodes)
+	}
+	if ttl := c.Store.LeaseTTL; ttl != 0 && ttl < minLeaseTTL {
+		return fmt.Errorf("--kvstore-lease-ttl %s: use at least %s, or a busy store ends leases of nodes that are alive", ttl, minLeaseTTL)
 	}
 	if err := checkMode(c.Policy.Mode); err != nil {
 		return fmt.Errorf("--enable-policy: %w", err)

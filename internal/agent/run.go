@@ -132,7 +132,7 @@ func (a *Agent) followIdentities(ctx context.Context) error {
 			a.enforcer.Wake()
 			a.endpoints.Kick() // the store answers
 		case lost := <-a.lostIdentities:
-			if err := a.endpoints.Revoke(ctx, lost.ID); err != nil {
+			if err := a.endpoints.Revoke(ctx, lost); err != nil {
 				a.log.Error("endpoints keep an identity that others have", "identity", lost.ID, "error", err)
 			}
 		}

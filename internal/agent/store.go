@@ -8,7 +8,11 @@ import (
 	"fmt"
 
 	"cilium.local/cilium/api"
+	"cilium.local/cilium/internal/agent/cidrid"
 	"cilium.local/cilium/internal/apiserver"
+	"cilium.local/cilium/internal/endpoint"
+	"cilium.local/cilium/internal/idalloc"
+	"cilium.local/cilium/internal/identity"
 	"cilium.local/cilium/internal/kvstore"
 )
 
@@ -62,7 +66,55 @@ func (s storeAPI) Delete(ctx context.Context, key string, recursive bool) (int, 
 	return 1, nil
 }
 
+// storeStatus is the store's condition with what it means here: which endpoints
+// wait for it, and what in it is wrong.
 func (a *Agent) storeStatus() *api.Status {
 	s := a.store.Status()
-	return &api.Status{State: api.Severity(s.State), Msg: s.Msg}
+	st := &api.Status{State: api.Severity(s.State), Msg: s.Msg}
+	if s.State == kvstore.StateFailure {
+		if !a.identities.Synced() {
+			st.Msg += "; identities and addresses of other nodes are as they were before the agent's start"
+		}
+		if n := a.endpointStates()[string(endpoint.StateWaitingForIdentity)]; n > 0 {
+			st.Msg += fmt.Sprintf("; %d endpoints are closed until they have an identity", n)
+		}
+	}
+	if problems := a.identities.Problems(); len(problems) > 0 {
+		if st.State == api.SeverityOk {
+			st.State = api.SeverityWarning
+		}
+		st.Msg += fmt.Sprintf("; %d identities are ignored: %s", len(problems), problems[0])
+	}
+	return st
+}
+
+// openStore connects to the store. Identities that it told an earlier run are
+// known from a file until it answers.
+func (a *Agent) openStore(ctx context.Context) (err error) {
+	a.store, err = kvstore.Open(ctx, kvstore.Config{
+		Endpoints: a.cfg.Store.Endpoints, StateDir: a.cfg.StateDir,
+		LeaseTTL: a.cfg.Store.LeaseTTL, Observe: a.metrics.KVStore,
+	}, a.log)
+	if err != nil {
+		return err
+	}
+	a.onClose(func() { _ = a.store.Close() })
+	a.lostIdentities = make(chan identity.Identity, 64)
+	earlier, err := a.dp.Addresses().Dump()
+	if err != nil {
+		return err
+	}
+	options := []idalloc.Option{
+		idalloc.WithConflict(func(id identity.Identity) { a.lostIdentities <- id }),
+		idalloc.WithCache(a.cfg.path("identities.json")),
+	}
+	if ttl := a.cfg.Store.LeaseTTL; ttl > 0 {
+		// An identity outlives the lease of its last holder by a pass at least.
+		options = append(options, idalloc.WithGCInterval(ttl))
+	}
+	a.identities = &identities{
+		Allocator: idalloc.New(a.store, a.cfg.NodeName, a.log, options...),
+		prefixes:  cidrid.New(prefixIdentities(earlier)), host: hostIdentity(a.cfg.NodeName, a.cfg.Policy.NodeLabels),
+	}
+	return nil
 }

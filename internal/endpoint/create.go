@@ -278,16 +278,32 @@ func (m *Manager) undoDevice(e Endpoint) {
 // finish leads a connected endpoint to its resting state and saves it.
 func (m *Manager) finish(ent *entry) Endpoint {
 	var pending bool
-	m.update(ent, func(e *Endpoint) { pending = !e.LabelsKnown || m.pending(e) })
-	var e Endpoint
+	e := m.update(ent, func(e *Endpoint) { pending = !e.LabelsKnown || m.pending(e) })
 	if pending {
-		e = m.enter(ent, StateWaitingForIdentity, CodeOK, "connected, closed with identity init")
+		e = m.enter(ent, StateWaitingForIdentity, waitingCode(&e), waiting(&e))
 		m.Kick()
 	} else {
 		e = m.ready(ent, "connected with identity "+strconv.Itoa(int(ent.ep.Identity)))
 	}
 	m.save(e)
 	return e
+}
+
+// waiting says why a connected endpoint waits: its labels are not known yet, or
+// what kept it from their identity, which was logged last.
+func waiting(e *Endpoint) string {
+	const closed = "connected, closed with identity init"
+	if waitingCode(e) == CodeFailed {
+		return closed + " until it has one of its own: " + e.Log[len(e.Log)-1].Message
+	}
+	return closed
+}
+
+func waitingCode(e *Endpoint) Code {
+	if e.State == StateWaitingForIdentity && e.Log[len(e.Log)-1].Code == CodeFailed {
+		return CodeFailed
+	}
+	return CodeOK
 }
 
 // ready leads an endpoint whose policy is in the kernel through the states to ready.

@@ -14,6 +14,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"cilium.local/cilium/internal/endpoint"
+	"cilium.local/cilium/internal/identity"
 )
 
 func app1(t *testing.T) endpoint.Spec {
@@ -217,7 +218,7 @@ func TestAnIdentityThatOthersGotIsTakenAwayAndChosenAnew(t *testing.T) {
 	e := mustCreate(t, m, app1(t))
 	w.takeCalls()
 	w.numbers["container:id=app1;"] = 2000
-	if err := m.Revoke(t.Context(), e.Identity); err != nil {
+	if err := m.Revoke(t.Context(), identity.Identity{ID: e.Identity, Labels: e.IdentityLabels}); err != nil {
 		t.Fatal(err)
 	}
 	if calls := w.takeCalls(); calls != "publish identity 5 policy 0\ndrop-policy 1001" {

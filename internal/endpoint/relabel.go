@@ -196,21 +196,28 @@ func (m *Manager) lockDown(ctx context.Context, ent *entry, want label.Set, caus
 	return errors.Join(err, pubErr, relErr)
 }
 
-// Revoke takes an identity from the endpoints that have it, since it stands for
-// other labels now: they are closed, and identified anew by Run.
-func (m *Manager) Revoke(ctx context.Context, id identity.ID) error {
+// Revoke takes an identity from the endpoints that have it, since its number
+// stands for other labels now: they are closed, and identified anew by Run. An
+// endpoint that is getting the identity in this moment is waited for.
+func (m *Manager) Revoke(ctx context.Context, lost identity.Identity) error {
 	var errs []error
 	for _, e := range m.List() {
-		if e.Identity != id {
+		if !m.has(&e, lost) && !m.wanted(&e).Equal(lost.Labels) {
 			continue
 		}
 		if ent, err := m.lock(e.ID); err == nil {
-			errs = append(errs, m.revoke(ctx, ent))
+			if now := m.update(ent, func(*Endpoint) {}); m.has(&now, lost) {
+				errs = append(errs, m.revoke(ctx, ent))
+			}
 			ent.op.Unlock()
 		}
 	}
 	m.Kick()
 	return errors.Join(errs...)
+}
+
+func (m *Manager) has(e *Endpoint, id identity.Identity) bool {
+	return e.Identity == id.ID && e.IdentityLabels.Equal(id.Labels)
 }
 
 func (m *Manager) revoke(ctx context.Context, ent *entry) error {

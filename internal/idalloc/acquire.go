@@ -86,7 +86,7 @@ func (a *Allocator) holders(ctx context.Context, key string) ([]kvstore.KeyValue
 // stands for other labels is void, and is removed.
 func (a *Allocator) join(ctx context.Context, key string, holder kvstore.KeyValue) (identity.ID, bool, error) {
 	still := kvstore.Unchanged(holder.Key, holder.Revision)
-	id, err := parseID(holder.Value)
+	id, err := a.parseID(holder.Value)
 	if err != nil {
 		a.log.Warn("removing a broken claim from the key-value store", "key", holder.Key, "error", err)
 		_, err = a.store.Commit(ctx, []kvstore.Cond{still}, kvstore.Remove(holder.Key))
@@ -124,37 +124,24 @@ func (a *Allocator) choose(ctx context.Context, key string) (present, free ident
 		if err != nil {
 			return 0, 0, err
 		}
-		for _, kv := range kvs {
-			if id, labels, err := parseIdentity(kv); err == nil {
-				a.learn(id, labels.Key())
-			}
-		}
+		a.learnAll(kvs)
 	}
 	if id, ok := a.cached(key); ok {
 		return id, 0, nil
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	const size = int(identity.MaxAllocated - identity.MinAllocated + 1)
+	size := int(a.last - a.first + 1)
 	// A random number, so that one that was given up is not used again soon.
 	start := rand.IntN(size)
 	for i := range size {
-		id := identity.MinAllocated + identity.ID((start+i)%size)
-		if _, used := a.known[id]; !used && !a.holdsID(id) {
+		id := a.first + identity.ID((start+i)%size)
+		_, used := a.known[id]
+		if _, held := a.heldIDs[id]; !used && !held {
 			return 0, id, nil
 		}
 	}
 	return 0, 0, fmt.Errorf("%w: all %d stand for some label set (use fewer identity-relevant labels)", ErrExhausted, size)
-}
-
-// holdsID reports whether this node uses the number. The caller holds mu.
-func (a *Allocator) holdsID(id identity.ID) bool {
-	for _, h := range a.held {
-		if h.ID == id {
-			return true
-		}
-	}
-	return false
 }
 
 // learnFromStore reads one identity that turned out to exist.
@@ -163,9 +150,7 @@ func (a *Allocator) learnFromStore(ctx context.Context, id identity.ID) {
 	if err != nil {
 		return
 	}
-	if _, labels, err := parseIdentity(kvstore.KeyValue{Key: idKey(id), Value: value}); err == nil {
-		a.learn(id, labels.Key())
-	}
+	a.learnAll([]kvstore.KeyValue{{Key: idKey(id), Value: value}})
 }
 
 // forgetIfGone drops an identity from the cache that the store does not have.

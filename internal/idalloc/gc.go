@@ -55,7 +55,7 @@ func (a *Allocator) gcPass(ctx context.Context, idle map[identity.ID]int64) erro
 	}
 	clear(idle)
 	for _, kv := range ids {
-		id, labels, err := parseIdentity(kv)
+		id, labels, err := a.parseIdentity(kv)
 		if err != nil || a.uses(labels.Key(), id) {
 			continue
 		}
@@ -91,7 +91,7 @@ func (a *Allocator) claims(ctx context.Context) (map[string]map[identity.ID]bool
 	claims := make(map[string]map[identity.ID]bool)
 	for _, kv := range kvs {
 		rest := strings.TrimPrefix(kv.Key, valuePrefix)
-		id, err := parseID(kv.Value)
+		id, err := a.parseID(kv.Value)
 		slash := strings.LastIndexByte(rest, '/')
 		if err != nil || slash < 0 {
 			continue

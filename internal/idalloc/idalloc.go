@@ -59,26 +59,51 @@ func WithGCInterval(d time.Duration) Option { return func(a *Allocator) { a.gcEv
 // allocate its labels again.
 func WithConflict(f func(identity.Identity)) Option { return func(a *Allocator) { a.conflict = f } }
 
+// WithCluster makes the identities those of a cluster among joined ones: its
+// number stands in bits 16 to 23 of each. Others in the store are refused.
+func WithCluster(id uint8) Option {
+	return func(a *Allocator) {
+		block := identity.ID(id) << 16
+		a.cluster, a.first, a.last = id, block|identity.MinAllocated, block|identity.MaxAllocated
+	}
+}
+
+// WithCache keeps the store's identities in a file, too, so that an agent which
+// starts while the store is away knows those of other nodes.
+func WithCache(file string) Option { return func(a *Allocator) { a.cacheFile = file } }
+
 // Allocator hands out identities on one node. Make one with New, and run Run.
 type Allocator struct {
-	store    *kvstore.Store
-	node     string
-	log      *slog.Logger
-	gcEvery  time.Duration
-	conflict func(identity.Identity)
+	store       *kvstore.Store
+	node        string
+	log         *slog.Logger
+	gcEvery     time.Duration
+	conflict    func(identity.Identity)
+	cluster     uint8
+	first, last identity.ID // that are allocated here
+	cacheFile   string      // empty: none
 
 	reserved     map[string]identity.ID
 	reservedByID map[identity.ID]label.Set
 	labelLocks   keyedMutex
 	changed      chan struct{}
 	tend         chan struct{} // wakes the upkeep
+	uncached     chan struct{} // wakes the writer of the cache file
 
 	mu       sync.Mutex
 	synced   bool // the store's identities are known
-	known    map[identity.ID]label.Set
+	known    map[identity.ID]known
 	byKey    map[string][]identity.ID // ids of known, sorted, by label key
 	held     map[string]*holding
-	unwanted map[string]struct{} // label keys whose value key is still to be deleted
+	heldIDs  map[identity.ID]string // label keys of held
+	unwanted map[string]struct{}    // label keys whose value key is still to be deleted
+	problems map[string]string      // by key of the store
+}
+
+// known is what a number stands for in the store, or did when it answered last.
+type known struct {
+	key    string
+	labels label.Set
 }
 
 // holding is an identity that this node uses.
@@ -95,14 +120,19 @@ func New(store *kvstore.Store, nodeName string, log *slog.Logger, opts ...Option
 		store: store, node: url.PathEscape(nodeName), log: log,
 		gcEvery:      15 * time.Minute,
 		conflict:     func(identity.Identity) {},
+		first:        identity.MinAllocated,
+		last:         identity.MaxAllocated,
 		reserved:     make(map[string]identity.ID),
 		reservedByID: make(map[identity.ID]label.Set),
 		changed:      make(chan struct{}, 1),
 		tend:         make(chan struct{}, 1),
-		known:        make(map[identity.ID]label.Set),
+		uncached:     make(chan struct{}, 1),
+		known:        make(map[identity.ID]known),
 		byKey:        make(map[string][]identity.ID),
 		held:         make(map[string]*holding),
+		heldIDs:      make(map[identity.ID]string),
 		unwanted:     make(map[string]struct{}),
+		problems:     make(map[string]string),
 	}
 	for _, id := range identity.Reserved() {
 		a.reserved[id.Labels.Key()] = id.ID
@@ -113,6 +143,7 @@ func New(store *kvstore.Store, nodeName string, log *slog.Logger, opts ...Option
 	for _, opt := range opts {
 		opt(a)
 	}
+	a.loadCache()
 	return a
 }
 
@@ -136,19 +167,41 @@ func (a *Allocator) Allocate(ctx context.Context, labels label.Set) (identity.ID
 	if id, ok := a.holdAgain(key); ok {
 		return id, nil
 	}
-	id, err := a.acquire(ctx, key)
-	unsure := false
-	if errors.Is(err, kvstore.ErrUnreachable) {
-		if cached, ok := a.cached(key); ok {
-			a.store.Keep(a.valueKey(key), formatID(cached))
-			id, err, unsure = cached, nil, true
-		}
-	}
+	id, unsure, err := a.acquireOrCached(ctx, key)
 	if err != nil {
 		return 0, fmt.Errorf("allocate an identity for %s: %w", labels, err)
 	}
 	a.hold(&holding{Identity: identity.Identity{ID: id, Labels: labels}, uses: 1, unsure: unsure})
 	return id, nil
+}
+
+// patience is how long an allocation waits for the store when the labels have an
+// identity that is known anyway.
+const patience = time.Second
+
+// acquireOrCached takes the identity that is known of the labels when the store
+// does not answer; it is unsure then.
+func (a *Allocator) acquireOrCached(ctx context.Context, key string) (id identity.ID, unsure bool, err error) {
+	limited := ctx
+	if _, ok := a.cached(key); ok {
+		var cancel context.CancelFunc
+		limited, cancel = context.WithTimeout(ctx, patience)
+		defer cancel()
+	}
+	if id, err = a.acquire(limited, key); err == nil {
+		return id, false, nil
+	}
+	away := errors.Is(err, kvstore.ErrUnreachable) || errors.Is(err, context.DeadlineExceeded)
+	if cached, ok := a.cached(key); ok && away {
+		a.store.Keep(a.valueKey(key), formatID(cached))
+		return cached, true, nil
+	}
+	// The claim may have been stored, without an answer.
+	a.mu.Lock()
+	a.unwanted[key] = struct{}{}
+	a.mu.Unlock()
+	a.signal(a.tend)
+	return 0, false, err
 }
 
 // Adopt counts one use of an identity that was allocated before a restart,
@@ -162,8 +215,8 @@ func (a *Allocator) Adopt(id identity.Identity) error {
 		}
 		return nil
 	}
-	if id.ID < identity.MinAllocated || id.ID > identity.MaxAllocated {
-		return fmt.Errorf("adopt identity %d: allocated identities are %d to %d", id.ID, identity.MinAllocated, identity.MaxAllocated)
+	if id.ID < a.first || id.ID > a.last {
+		return fmt.Errorf("adopt identity %d: allocated identities are %d to %d in cluster %d", id.ID, a.first, a.last, a.cluster)
 	}
 	if err := storable(key, id.Labels); err != nil {
 		return fmt.Errorf("adopt identity %d: %w", id.ID, err)
@@ -174,9 +227,13 @@ func (a *Allocator) Adopt(id identity.Identity) error {
 	}
 	defer unlock()
 	a.mu.Lock()
-	if known, ok := a.known[id.ID]; ok && !known.Equal(id.Labels) {
+	if is, ok := a.known[id.ID]; ok && is.key != key {
 		a.mu.Unlock()
-		return fmt.Errorf("adopt identity %d for %s: it stands for %s now (allocate the labels again)", id.ID, id.Labels, known)
+		return fmt.Errorf("adopt identity %d for %s: it stands for %s now (allocate the labels again)", id.ID, id.Labels, is.labels)
+	}
+	if other, ok := a.heldIDs[id.ID]; ok && other != key {
+		a.mu.Unlock()
+		return fmt.Errorf("adopt identity %d for %s: this node uses it for %s (allocate the labels again)", id.ID, id.Labels, other)
 	}
 	if h := a.held[key]; h != nil {
 		defer a.mu.Unlock()
@@ -215,7 +272,7 @@ func (a *Allocator) Release(ctx context.Context, labels label.Set) error {
 		a.mu.Unlock()
 		return nil
 	}
-	delete(a.held, key)
+	a.unhold(key)
 	a.mu.Unlock()
 	a.signal(a.changed)
 	if err := a.store.Delete(ctx, a.valueKey(key)); err != nil {
@@ -248,13 +305,21 @@ func storable(key string, labels label.Set) error {
 func (a *Allocator) hold(h *holding) {
 	a.mu.Lock()
 	key := h.Labels.Key()
-	a.held[key] = h
+	a.held[key], a.heldIDs[h.ID] = h, key
 	delete(a.unwanted, key)
 	a.mu.Unlock()
 	a.signal(a.changed)
 	if h.unsure {
 		a.signal(a.tend)
 	}
+}
+
+// unhold drops a holding. The caller holds mu.
+func (a *Allocator) unhold(key string) {
+	if h := a.held[key]; h != nil && a.heldIDs[h.ID] == key {
+		delete(a.heldIDs, h.ID)
+	}
+	delete(a.held, key)
 }
 
 func (a *Allocator) holdAgain(key string) (identity.ID, bool) {
@@ -294,11 +359,12 @@ func (a *Allocator) Identities() []identity.Identity {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	all := identity.Reserved()
-	for id, labels := range a.known {
-		all = append(all, identity.Identity{ID: id, Labels: labels})
+	all = slices.Grow(all, len(a.known))
+	for id, is := range a.known {
+		all = append(all, identity.Identity{ID: id, Labels: is.labels})
 	}
-	for _, h := range a.held {
-		if known, ok := a.known[h.ID]; !ok || !known.Equal(h.Labels) {
+	for key, h := range a.held {
+		if is, ok := a.known[h.ID]; !ok || is.key != key {
 			all = append(all, h.Identity)
 		}
 	}
@@ -326,13 +392,11 @@ func (a *Allocator) Lookup(id identity.ID) (identity.Identity, bool) {
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if labels, ok := a.known[id]; ok {
-		return identity.Identity{ID: id, Labels: labels}, true
+	if is, ok := a.known[id]; ok {
+		return identity.Identity{ID: id, Labels: is.labels}, true
 	}
-	for _, h := range a.held {
-		if h.ID == id {
-			return h.Identity, true
-		}
+	if key, ok := a.heldIDs[id]; ok {
+		return a.held[key].Identity, true
 	}
 	return identity.Identity{}, false
 }
@@ -360,12 +424,27 @@ func idKey(id identity.ID) string { return idPrefix + formatID(id) }
 
 func formatID(id identity.ID) string { return strconv.FormatUint(uint64(id), 10) }
 
-// parseID reads an allocated identity as the store has it.
-func parseID(text string) (identity.ID, error) {
+// parseID reads an identity of this cluster as the store has it.
+func (a *Allocator) parseID(text string) (identity.ID, error) {
 	n, err := strconv.ParseUint(text, 10, 32)
 	id := identity.ID(n)
-	if err != nil || formatID(id) != text || id < identity.MinAllocated || id > identity.MaxAllocated {
-		return 0, fmt.Errorf("%q is not an identity from %d to %d", text, identity.MinAllocated, identity.MaxAllocated)
+	if err != nil || formatID(id) != text || id < a.first || id > a.last {
+		return 0, fmt.Errorf("%q is not an identity of cluster %d, which are %d to %d", text, a.cluster, a.first, a.last)
 	}
 	return id, nil
+}
+
+// Synced reports whether the store has told its identities since the start.
+// Before that, those of a cache file are known, and those of this node.
+func (a *Allocator) Synced() bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.synced
+}
+
+// Problems returns what is wrong with identities in the store, by key.
+func (a *Allocator) Problems() []string {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return slices.Sorted(maps.Values(a.problems))
 }

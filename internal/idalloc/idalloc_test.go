@@ -22,7 +22,15 @@ import (
 	"cilium.local/cilium/internal/label"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+// Members of a cluster leave connections behind that end by themselves; nothing
+// else here speaks HTTP.
+func TestMain(m *testing.M) {
+	goleak.VerifyTestMain(m,
+		goleak.IgnoreAnyFunction("net/http.(*persistConn).readLoop"),
+		goleak.IgnoreAnyFunction("net/http.(*persistConn).writeLoop"),
+		goleak.IgnoreAnyFunction("net/http.(*conn).serve"),
+		goleak.IgnoreAnyFunction("net/http.(*connReader).backgroundRead"))
+}
 
 const prefix = "cilium/state/identities/v1/"
 

@@ -26,35 +26,59 @@ func (a *Allocator) Run(ctx context.Context) error {
 	defer parts.Wait()
 	parts.Go(func() { a.upkeep(ctx) })
 	parts.Go(func() { a.collectGarbage(ctx) })
+	parts.Go(func() { a.keepCache(ctx) })
 	return a.store.Watch(ctx, idPrefix, a.identitiesChanged)
 }
 
-// identitiesChanged books what the store's identities are now.
+// identitiesChanged books what the store's identities are now. The first call
+// has all of them.
 func (a *Allocator) identitiesChanged(events []kvstore.Event) {
+	a.mu.Lock()
+	present := make(map[identity.ID]struct{}, len(events))
 	for _, e := range events {
-		id, labels, err := parseIdentity(e.KeyValue)
-		switch {
-		case e.Deleted:
-			if id, err := parseID(strings.TrimPrefix(e.Key, idPrefix)); err == nil {
-				a.forget(id)
-			}
-		case err != nil:
-			a.log.Warn("ignoring a broken identity in the key-value store", "key", e.Key, "error", err)
-			if id != 0 {
-				a.forget(id)
-			}
-		default:
-			a.learn(id, labels.Key())
+		if id := a.identityChanged(e); id != 0 {
+			present[id] = struct{}{}
 		}
 	}
-	a.mu.Lock()
+	if !a.synced {
+		for id := range a.known {
+			if _, ok := present[id]; !ok {
+				a.forgetLocked(id)
+			}
+		}
+	}
 	a.synced = true
 	a.mu.Unlock()
+	a.signal(a.uncached)
+	a.signal(a.changed)
+}
+
+// identityChanged books one key, and returns the number if it stands for
+// something. The caller holds mu.
+func (a *Allocator) identityChanged(e kvstore.Event) identity.ID {
+	delete(a.problems, e.Key)
+	id, labels, err := a.parseIdentity(e.KeyValue)
+	switch {
+	case e.Deleted:
+		if id != 0 {
+			a.forgetLocked(id)
+		}
+	case err != nil:
+		a.log.Warn("ignoring a broken identity in the key-value store", "key", e.Key, "error", err)
+		a.problems[e.Key] = fmt.Sprintf("key %s of the key-value store is ignored: %v (delete it, and see who wrote it: each cluster needs its own --cluster-id)", e.Key, err)
+		if id != 0 {
+			a.forgetLocked(id)
+		}
+	default:
+		a.learnLocked(id, e.Value, labels)
+		return id
+	}
+	return 0
 }
 
 // parseIdentity reads an id key. With an error the number may still be known.
-func parseIdentity(kv kvstore.KeyValue) (identity.ID, label.Set, error) {
-	id, err := parseID(strings.TrimPrefix(kv.Key, idPrefix))
+func (a *Allocator) parseIdentity(kv kvstore.KeyValue) (identity.ID, label.Set, error) {
+	id, err := a.parseID(strings.TrimPrefix(kv.Key, idPrefix))
 	if err != nil {
 		return 0, nil, err
 	}
@@ -65,46 +89,61 @@ func parseIdentity(kv kvstore.KeyValue) (identity.ID, label.Set, error) {
 	return id, labels, nil
 }
 
-// learn books that the number stands for the label key.
-func (a *Allocator) learn(id identity.ID, key string) {
-	labels, err := label.ParseKey(key)
-	if err != nil {
-		return
-	}
+// learnAll books identities of the store; it ignores broken ones, which Run
+// reports.
+func (a *Allocator) learnAll(kvs []kvstore.KeyValue) {
 	a.mu.Lock()
-	before, known := a.known[id]
-	if known && before.Equal(labels) {
-		a.mu.Unlock()
-		return
+	changed := false
+	for _, kv := range kvs {
+		if id, labels, err := a.parseIdentity(kv); err == nil {
+			changed = a.learnLocked(id, kv.Value, labels) || changed
+		}
 	}
-	if known {
-		a.unindex(id, before)
+	a.mu.Unlock()
+	if changed {
+		a.signal(a.changed)
 	}
-	a.known[id] = labels
+}
+
+// learn books that the number stands for the labels.
+func (a *Allocator) learn(id identity.ID, key string) {
+	a.learnAll([]kvstore.KeyValue{{Key: idKey(id), Value: key}})
+}
+
+// learnLocked reports whether it is new that the number stands for the labels.
+// The caller holds mu.
+func (a *Allocator) learnLocked(id identity.ID, key string, labels label.Set) bool {
+	before, ok := a.known[id]
+	if ok && before.key == key {
+		return false
+	}
+	if ok {
+		a.unindex(id, before.key)
+	}
+	a.known[id] = known{key: key, labels: labels}
 	a.byKey[key] = append(a.byKey[key], id)
 	slices.Sort(a.byKey[key])
 	a.doubt(id, key)
-	a.mu.Unlock()
-	a.signal(a.changed)
+	return true
 }
 
 // forget books that the number stands for nothing.
 func (a *Allocator) forget(id identity.ID) {
 	a.mu.Lock()
-	labels, known := a.known[id]
-	if known {
-		a.unindex(id, labels)
+	a.forgetLocked(id)
+	a.mu.Unlock()
+	a.signal(a.changed)
+}
+
+func (a *Allocator) forgetLocked(id identity.ID) {
+	if is, ok := a.known[id]; ok {
+		a.unindex(id, is.key)
 		delete(a.known, id)
 	}
 	a.doubt(id, "")
-	a.mu.Unlock()
-	if known {
-		a.signal(a.changed)
-	}
 }
 
-func (a *Allocator) unindex(id identity.ID, labels label.Set) {
-	key := labels.Key()
+func (a *Allocator) unindex(id identity.ID, key string) {
 	rest := slices.DeleteFunc(a.byKey[key], func(other identity.ID) bool { return other == id })
 	if len(rest) == 0 {
 		delete(a.byKey, key)
@@ -116,11 +155,9 @@ func (a *Allocator) unindex(id identity.ID, labels label.Set) {
 // doubt marks this node's holding of the number when the store says that it
 // stands for another label key. The caller holds mu.
 func (a *Allocator) doubt(id identity.ID, key string) {
-	for own, h := range a.held {
-		if h.ID == id && own != key {
-			h.unsure = true
-			a.signal(a.tend)
-		}
+	if own, ok := a.heldIDs[id]; ok && own != key {
+		a.held[own].unsure = true
+		a.signal(a.tend)
 	}
 }
 
@@ -223,7 +260,8 @@ func (a *Allocator) confirm(ctx context.Context, key string) error {
 		a.mu.Unlock()
 		return nil
 	}
-	return a.end(ctx, key, h, owner)
+	a.end(key, h, owner)
+	return nil
 }
 
 var errChanged = errors.New("the key-value store changed meanwhile")
@@ -235,17 +273,16 @@ func errUnlessDone(done bool) error {
 	return errChanged
 }
 
-// end drops a holding whose number stands for other labels.
-func (a *Allocator) end(ctx context.Context, key string, h *holding, owner string) error {
-	if err := a.store.Delete(ctx, a.valueKey(key)); err != nil {
-		return err
-	}
+// end drops a holding whose number stands for other labels. The claim goes when
+// the store can be told.
+func (a *Allocator) end(key string, h *holding, owner string) {
 	a.mu.Lock()
-	delete(a.held, key)
+	a.unhold(key)
+	a.unwanted[key] = struct{}{}
 	a.mu.Unlock()
 	a.log.Error("identity was given to other labels while this node was cut off from the key-value store",
 		"identity", h.ID, "labels", h.Labels.String(), "now", owner)
 	a.signal(a.changed)
+	a.signal(a.tend)
 	a.conflict(h.Identity)
-	return nil
 }
