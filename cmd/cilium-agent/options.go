@@ -15,13 +15,16 @@ import (
 	"github.com/spf13/pflag"
 
 	"cilium.local/cilium/internal/agent"
+	"cilium.local/cilium/internal/noderange"
 	"cilium.local/cilium/internal/policy"
 )
 
 // options are the flags as text; config turns them into the agent's terms.
 type options struct {
 	cfg                  agent.Config
+	flags                *pflag.FlagSet
 	ipv4Range, ipv6Range string
+	ipv4Pool, ipv6Pool   string
 	nodeIPv4, nodeIPv6   string
 	nativeCIDRs          []string
 	mode                 string
@@ -39,6 +42,7 @@ func (o *options) register(f *pflag.FlagSet) {
 	f.StringVar(&o.ipv4Range, "ipv4-range", "10.15.0.0/16", "IPv4 range of this node's workloads; empty for none")
 	f.StringVar(&o.ipv6Range, "ipv6-range", "f00d::a0f:0:0:0/96", "IPv6 range of this node's workloads; empty for none")
 	f.IntVar(&c.Network.MTU, "mtu", 0, "MTU of workloads in bytes; 0 takes that of the node's devices")
+	o.registerCluster(f)
 	o.registerRouting(f)
 	f.StringVar(&o.mode, "enable-policy", string(policy.ModeDefault), "policy enforcement: default, always or never")
 	f.BoolVar(&c.Policy.AllowLocalhost, "allow-localhost", false, "let the node itself reach its workloads whatever the policy says")
@@ -53,6 +57,17 @@ func (o *options) register(f *pflag.FlagSet) {
 	o.registerSizes(f)
 	f.StringVar(&o.logFormat, "log-format", "text", "format of log lines on standard error: text or json")
 	f.StringVar(&o.logLevel, "log-level", "info", "least severe log lines to write: debug, info, warn or error")
+}
+
+func (o *options) registerCluster(f *pflag.FlagSet) {
+	o.flags = f
+	c, n := &o.cfg.Cluster, &o.cfg.Network
+	f.StringVar(&c.Name, "cluster-name", "default", "name of the cluster that this node is in")
+	f.Uint8Var(&c.ID, "cluster-id", 0, "number, 1 to 255, that tells this cluster from those that it is joined with; 0 for a cluster by itself")
+	f.StringVar(&o.ipv4Pool, "cluster-pool-ipv4", "", "IPv4 prefix out of which each node claims a range for its workloads, instead of --ipv4-range")
+	f.StringVar(&o.ipv6Pool, "cluster-pool-ipv6", "", "IPv6 prefix out of which each node claims a range for its workloads, instead of --ipv6-range")
+	f.IntVar(&n.IPv4Pool.Bits, "cluster-pool-ipv4-mask-size", 24, "prefix length of the ranges in --cluster-pool-ipv4")
+	f.IntVar(&n.IPv6Pool.Bits, "cluster-pool-ipv6-mask-size", 112, "prefix length of the ranges in --cluster-pool-ipv6")
 }
 
 func (o *options) registerRouting(f *pflag.FlagSet) {
@@ -98,11 +113,46 @@ func fromEnvironment(flags *pflag.FlagSet, lookup func(string) (string, bool)) e
 func (o *options) config() (agent.Config, error) {
 	cfg := o.cfg
 	var err4, err6 error
+	o.ranges()
 	cfg.Network.IPv4Range, err4 = parseRange("ipv4-range", o.ipv4Range)
 	cfg.Network.IPv6Range, err6 = parseRange("ipv6-range", o.ipv6Range)
 	cfg.Policy.Mode = policy.Mode(o.mode)
 	cfg.Datapath.HideFlows = !o.flowVisibility
-	return cfg, errors.Join(err4, err6, o.routing(&cfg.Routing))
+	return cfg, errors.Join(err4, err6, o.pools(&cfg.Network), o.routing(&cfg.Routing))
+}
+
+// ranges takes the default ranges back where there is a pool: they are for a node alone.
+func (o *options) ranges() {
+	if o.ipv4Pool == "" && o.ipv6Pool == "" {
+		return
+	}
+	for flag, text := range map[string]*string{"ipv4-range": &o.ipv4Range, "ipv6-range": &o.ipv6Range} {
+		if !o.flags.Changed(flag) {
+			*text = ""
+		}
+	}
+}
+
+func (o *options) pools(n *agent.NetworkConfig) error {
+	var errs []error
+	for _, p := range []struct {
+		flag, text string
+		ipv4       bool
+		pool       *noderange.Pool
+	}{{"cluster-pool-ipv4", o.ipv4Pool, true, &n.IPv4Pool}, {"cluster-pool-ipv6", o.ipv6Pool, false, &n.IPv6Pool}} {
+		prefix, err := parseRange(p.flag, p.text)
+		if err == nil && prefix.IsValid() {
+			p.pool.Prefix = prefix.Masked()
+			if err = p.pool.Validate(); err != nil {
+				err = fmt.Errorf("--%s-mask-size: %w", p.flag, err)
+			}
+			if prefix.Addr().Is4() != p.ipv4 {
+				err = fmt.Errorf("--%s %s: it is of the other family", p.flag, p.text)
+			}
+		}
+		errs = append(errs, err)
+	}
+	return errors.Join(errs...)
 }
 
 func (o *options) routing(r *agent.RoutingConfig) (err error) {

@@ -57,8 +57,10 @@ type Agent struct {
 	rules      *ruleBook
 	enforcer   *enforce.Enforcer
 	rows       *rows
+	kept       nodeState
 	overlay    int // index of the device that leads to other nodes; 0: there is none
-	registry   *nodes.Registry
+	registrar  *nodes.Registrar
+	directory  *nodes.Directory
 	peers      *peers
 	endpoints  *endpoint.Manager
 	docker     *docker.Watcher // nil without Docker
@@ -86,7 +88,7 @@ func New(ctx context.Context, cfg Config, log *slog.Logger) (_ *Agent, err error
 		}
 	}()
 	steps := []func(context.Context) error{
-		a.takeStateDir, a.openMetrics, a.openKernel, a.openStore, a.openAddresses, a.openPolicy, a.openPeers, a.openEndpoints, a.openDocker, a.openFlowLog, a.openAPI,
+		a.takeStateDir, a.openMetrics, a.openStore, a.openNode, a.openKernel, a.openIdentities, a.openAddresses, a.openPolicy, a.openPeers, a.openEndpoints, a.openDocker, a.openFlowLog, a.openAPI,
 	}
 	for _, step := range steps {
 		if err := step(ctx); err != nil {
@@ -129,9 +131,6 @@ func (a *Agent) openKernel(ctx context.Context) (err error) {
 		return err
 	}
 	if err := attach.EnsureBPFFS(a.cfg.BPFRoot); err != nil {
-		return err
-	}
-	if err := a.findUnderlay(); err != nil {
 		return err
 	}
 	if a.mtu = a.cfg.Network.MTU; a.mtu == 0 {
@@ -207,6 +206,17 @@ func (a *Agent) datapathConfig() datapath.Config {
 		PinDir: a.cfg.BPFRoot, Constants: constants, Sizes: a.sizes(),
 		LegacyHooks: d.LegacyHooks || !a.kernel.TCX,
 	}
+}
+
+// openNode finds out which node this is: where it is reached, and which ranges are its.
+func (a *Agent) openNode(ctx context.Context) error {
+	if err := a.findUnderlay(); err != nil {
+		return err
+	}
+	if err := a.openNodeState(ctx); err != nil {
+		return err
+	}
+	return a.cfg.Routing.validate(a.cfg.Network.IPv4Range, a.cfg.Network.IPv6Range)
 }
 
 func (a *Agent) openAddresses(context.Context) (err error) {

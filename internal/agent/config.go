@@ -11,11 +11,13 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"time"
 
 	"cilium.local/cilium/internal/datapath/device"
+	"cilium.local/cilium/internal/noderange"
 	"cilium.local/cilium/internal/policy"
 )
 
@@ -26,6 +28,7 @@ type Config struct {
 	StateDir   string // files that outlive the agent
 	SocketPath string // of the API
 	BPFRoot    string // folder on a bpffs, for this node alone
+	Cluster    ClusterConfig
 	Network    NetworkConfig
 	Routing    RoutingConfig
 	Policy     PolicyConfig
@@ -37,11 +40,30 @@ type Config struct {
 	FlowLogMax uint32
 }
 
+// ClusterConfig names the cluster that the node is in.
+type ClusterConfig struct {
+	Name string
+	ID   uint8 // tells joined clusters apart; 0 for one by itself
+}
+
+// clusterName is what a cluster may be called: it is part of keys and labels.
+var clusterName = regexp.MustCompile(`^[a-z0-9]([-a-z0-9]{0,30}[a-z0-9])?$`)
+
+func (c *ClusterConfig) validate() error {
+	if !clusterName.MatchString(c.Name) {
+		return fmt.Errorf("--cluster-name %q: use up to 32 small letters, digits and hyphens, a letter or digit first and last", c.Name)
+	}
+	return nil
+}
+
 // NetworkConfig is the node's share of addresses. One range may be invalid, for
 // a node with one address family.
 type NetworkConfig struct {
 	IPv4Range, IPv6Range netip.Prefix
-	MTU                  int // bytes; 0: that of the node's devices
+	// IPv4Pool and IPv6Pool are what ranges that are not given are claimed from; their
+	// prefixes may be invalid.
+	IPv4Pool, IPv6Pool noderange.Pool
+	MTU                int // bytes; 0: that of the node's devices
 }
 
 // RoutingConfig says how packets travel between nodes.
@@ -153,8 +175,11 @@ func (c *Config) validate() error {
 		return errors.New("--state-dir, --socket-path, --bpf-root and --node-name must not be empty")
 	}
 	n := c.Network
-	if !n.IPv4Range.IsValid() && !n.IPv6Range.IsValid() {
-		return errors.New("give --ipv4-range, --ipv6-range or both: the node needs addresses for its workloads")
+	if err := c.Cluster.validate(); err != nil {
+		return err
+	}
+	if !n.IPv4Range.IsValid() && !n.IPv6Range.IsValid() && !n.IPv4Pool.Prefix.IsValid() && !n.IPv6Pool.Prefix.IsValid() {
+		return errors.New("give --ipv4-range, --ipv6-range or both, or pools to claim them from: the node needs addresses for its workloads")
 	}
 	if n.IPv4Range.IsValid() && (!n.IPv4Range.Addr().Is4() || n.IPv4Range.Bits() > 30) {
 		return fmt.Errorf("--ipv4-range %s: use an IPv4 prefix of at most 30 bits, such as 10.15.0.0/16", n.IPv4Range)
@@ -164,9 +189,6 @@ func (c *Config) validate() error {
 	}
 	if n.MTU != 0 && (n.MTU < 1280 || n.MTU > 65535) {
 		return fmt.Errorf("--mtu %d: use 1280 to 65535 bytes, or 0 to take that of the node's devices", n.MTU)
-	}
-	if err := c.Routing.validate(n.IPv4Range, n.IPv6Range); err != nil {
-		return err
 	}
 	if c.Datapath.Nodes > 65534 {
 		return fmt.Errorf("--nodes-max %d: use at most 65534", c.Datapath.Nodes)

@@ -30,7 +30,7 @@ func (n node) Status(context.Context) *api.StatusResponse {
 		KVStore: a.storeStatus(), ContainerRuntime: a.dockerStatus(),
 		Datapath: a.datapathStatus(), Policy: a.policyStatus(), Forwarding: forwardingStatus(),
 		IPAM: a.ipamStatus(), NodeMonitor: a.monitorStatus(), FlowLog: a.flowLogStatus(),
-		Cluster: &api.ClusterStatus{Self: a.cfg.NodeName, Nodes: n.Nodes(), Problems: a.peers.problems()},
+		Cluster: &api.ClusterStatus{Self: a.cfg.NodeName, Nodes: n.Nodes(), Problems: a.clusterProblems()},
 		Version: version.Text(), Started: &a.started,
 		Endpoints: &api.EndpointStateCounts{ByState: a.endpointStates()},
 	}

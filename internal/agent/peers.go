@@ -81,7 +81,8 @@ func (a *Agent) openPeers(context.Context) error {
 		p.ipcache.Set(ipcache.Range, prefix, worldOf(prefix.Addr()))
 	}
 	a.peers = p
-	a.registry = nodes.New(nodes.Config{Store: a.store, Self: a.self(), Log: a.log})
+	a.registrar = nodes.NewRegistrar(nodes.Config{Store: a.store, Self: a.self(), Log: a.log})
+	a.directory = nodes.NewDirectory(a.self(), a.log, p.nodesChanged)
 	a.rows.announce = addresses.NewAnnouncer(a.store, p.self, a.log)
 	return nil
 }
@@ -90,7 +91,7 @@ func (a *Agent) openPeers(context.Context) error {
 func (a *Agent) self() nodes.Node {
 	n, r := a.cfg.Network, a.cfg.Routing
 	return nodes.Node{
-		Name: a.cfg.NodeName, Cluster: "default", IPv4: r.IPv4, IPv6: r.IPv6,
+		Name: a.cfg.NodeName, Cluster: a.cfg.Cluster.Name, ClusterID: a.cfg.Cluster.ID, Instance: a.kept.Instance, IPv4: r.IPv4, IPv6: r.IPv6,
 		GatewayIPv4: gateway(n.IPv4Range), GatewayIPv6: gateway(n.IPv6Range),
 		IPv4Range: n.IPv4Range, IPv6Range: n.IPv6Range, Labels: a.cfg.Policy.NodeLabels,
 	}
@@ -108,13 +109,19 @@ func (a *Agent) followPeers(ctx context.Context) error {
 		}
 	}
 	nodesKnown, addressesKnown := sync.OnceFunc(answered), sync.OnceFunc(answered)
-	a.registry.Follow(func(changes []nodes.Change) {
-		a.peers.nodesChanged(changes)
-		nodesKnown()
-	})
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return a.peers.run(ctx) })
-	group.Go(func() error { return a.registry.Run(ctx) })
+	group.Go(func() error {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-a.store.Answered():
+		}
+		return a.registrar.Run(ctx, a.confirmRanges)
+	})
+	group.Go(func() error {
+		return a.directory.Follow(ctx, a.store, a.self().Cluster, a.self().ClusterID, nodesKnown)
+	})
 	group.Go(func() error {
 		return addresses.Follow(ctx, a.store, a.log, func(present []addresses.Row, gone []netip.Addr) {
 			a.peers.addressesChanged(present, gone)
@@ -368,6 +375,15 @@ func (p *peers) problems() []string {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return append(slices.Sorted(maps.Values(p.unreached)), slices.Sorted(maps.Values(p.refused))...)
+}
+
+// clusterProblems names all that keeps this node and others apart.
+func (a *Agent) clusterProblems() []string {
+	list := append(a.directory.Problems(), a.peers.problems()...)
+	if p := a.registrar.Problem(); p != "" {
+		list = append(list, p)
+	}
+	return list
 }
 
 // tunnelTo returns the far end of a slot's tunnel, for people.

@@ -88,8 +88,7 @@ func (a *Agent) storeStatus() *api.Status {
 	return st
 }
 
-// openStore connects to the store. Identities that it told an earlier run are
-// known from a file until it answers.
+// openStore connects to the store.
 func (a *Agent) openStore(ctx context.Context) (err error) {
 	a.store, err = kvstore.Open(ctx, kvstore.Config{
 		Endpoints: a.cfg.Store.Endpoints, StateDir: a.cfg.StateDir,
@@ -99,6 +98,12 @@ func (a *Agent) openStore(ctx context.Context) (err error) {
 		return err
 	}
 	a.onClose(func() { _ = a.store.Close() })
+	return nil
+}
+
+// openIdentities begins with those that the store told an earlier run; they are known
+// from a file until it answers.
+func (a *Agent) openIdentities(context.Context) error {
 	a.lostIdentities = make(chan identity.Identity, 64)
 	earlier, err := a.dp.Addresses().Dump()
 	if err != nil {
@@ -106,7 +111,7 @@ func (a *Agent) openStore(ctx context.Context) (err error) {
 	}
 	options := []idalloc.Option{
 		idalloc.WithConflict(func(id identity.Identity) { a.lostIdentities <- id }),
-		idalloc.WithCache(a.cfg.path("identities.json")),
+		idalloc.WithCache(a.cfg.path("identities.json")), idalloc.WithCluster(a.cfg.Cluster.ID),
 	}
 	if ttl := a.cfg.Store.LeaseTTL; ttl > 0 {
 		// An identity outlives the lease of its last holder by a pass at least.

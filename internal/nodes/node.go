@@ -56,6 +56,17 @@ func (n Node) Addresses() []netip.Addr {
 	return list
 }
 
+// ends are its addresses in the network between the nodes.
+func (n Node) ends() []netip.Addr {
+	var list []netip.Addr
+	for _, addr := range []netip.Addr{n.IPv4, n.IPv6} {
+		if addr.IsValid() {
+			list = append(list, addr)
+		}
+	}
+	return list
+}
+
 // Owns says whether an address lies in one of the node's ranges.
 func (n Node) Owns(addr netip.Addr) bool {
 	return n.IPv4Range.IsValid() && n.IPv4Range.Contains(addr) || n.IPv6Range.IsValid() && n.IPv6Range.Contains(addr)
