@@ -6,12 +6,9 @@
 package addresses
 
 import (
-	"context"
 	"encoding/json"
-	"fmt"
 	"log/slog"
 	"net/netip"
-	"strings"
 
 	"cilium.local/cilium/internal/identity"
 	"cilium.local/cilium/internal/kvstore"
@@ -58,9 +55,14 @@ func NewAnnouncer(store *kvstore.Store, host netip.Addr, log *slog.Logger) *Anno
 	return &Announcer{store, host, log}
 }
 
-// Announce says that an address has an identity.
+// Announce says that an address has an identity. An address whose workload has none yet
+// is told to nobody.
 func (a *Announcer) Announce(addr netip.Addr, id identity.ID) {
 	if !a.host.IsValid() {
+		return
+	}
+	if id == identity.Unknown {
+		a.Withdraw(addr)
 		return
 	}
 	key, value, err := Encode(Row{addr, id, a.host})
@@ -77,48 +79,4 @@ func (a *Announcer) Withdraw(addr netip.Addr) {
 		return
 	}
 	a.store.Drop(prefix + addr.String())
-}
-
-// Follow reports every change of the store's rows, until ctx ends; the first call
-// brings those that are there, maybe none. It returns ctx's error. Broken rows are
-// logged, and stand for nobody.
-func Follow(ctx context.Context, store *kvstore.Store, log *slog.Logger, handle func(present []Row, gone []netip.Addr)) error {
-	return store.Watch(ctx, prefix, func(events []kvstore.Event) {
-		var present []Row
-		var gone []netip.Addr
-		for _, e := range events {
-			addr, err := netip.ParseAddr(strings.TrimPrefix(e.Key, prefix))
-			if err != nil {
-				log.Warn("ignoring a broken address in the key-value store", "key", e.Key, "error", err)
-				continue
-			}
-			row, err := decode(addr, e)
-			if err != nil {
-				log.Warn("ignoring a broken address in the key-value store", "key", e.Key, "error", err)
-			}
-			if err != nil || e.Deleted {
-				gone = append(gone, addr)
-				continue
-			}
-			present = append(present, row)
-		}
-		handle(present, gone)
-	})
-}
-
-func decode(addr netip.Addr, e kvstore.Event) (Row, error) {
-	if e.Deleted {
-		return Row{}, nil
-	}
-	var r record
-	if err := json.Unmarshal([]byte(e.Value), &r); err != nil {
-		return Row{}, err
-	}
-	if r.IP != addr {
-		return Row{}, fmt.Errorf("field IP: %s is not the key's address", r.IP)
-	}
-	if !r.HostIP.IsValid() || r.ID == identity.Unknown {
-		return Row{}, fmt.Errorf("field HostIP or ID is missing")
-	}
-	return Row{Addr: addr, Identity: r.ID, Host: r.HostIP}, nil
 }

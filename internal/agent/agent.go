@@ -15,6 +15,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"cilium.local/cilium/internal/addresses"
 	"cilium.local/cilium/internal/agent/addressbook"
 	"cilium.local/cilium/internal/agent/enforce"
 	"cilium.local/cilium/internal/apiserver"
@@ -61,6 +62,7 @@ type Agent struct {
 	overlay    int // index of the device that leads to other nodes; 0: there is none
 	registrar  *nodes.Registrar
 	directory  *nodes.Directory
+	addresses  *addresses.Follower // of other nodes' workloads
 	peers      *peers
 	endpoints  *endpoint.Manager
 	docker     *docker.Watcher // nil without Docker

@@ -83,6 +83,7 @@ func (a *Agent) openPeers(context.Context) error {
 	a.peers = p
 	a.registrar = nodes.NewRegistrar(nodes.Config{Store: a.store, Self: a.self(), Log: a.log})
 	a.directory = nodes.NewDirectory(a.self(), a.log, p.nodesChanged)
+	a.addresses = addresses.NewFollower(a.store, a.log)
 	a.rows.announce = addresses.NewAnnouncer(a.store, p.self, a.log)
 	return nil
 }
@@ -123,7 +124,7 @@ func (a *Agent) followPeers(ctx context.Context) error {
 		return a.directory.Follow(ctx, a.store, a.self().Cluster, a.self().ClusterID, nodesKnown)
 	})
 	group.Go(func() error {
-		return addresses.Follow(ctx, a.store, a.log, func(present []addresses.Row, gone []netip.Addr) {
+		return a.addresses.Run(ctx, func(present []addresses.Row, gone []netip.Addr) {
 			a.peers.addressesChanged(present, gone)
 			addressesKnown()
 		})
@@ -379,7 +380,7 @@ func (p *peers) problems() []string {
 
 // clusterProblems names all that keeps this node and others apart.
 func (a *Agent) clusterProblems() []string {
-	list := append(a.directory.Problems(), a.peers.problems()...)
+	list := slices.Concat(a.directory.Problems(), a.addresses.Problems(), a.peers.problems())
 	if p := a.registrar.Problem(); p != "" {
 		list = append(list, p)
 	}

@@ -3,6 +3,7 @@
 package nodes
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"log/slog"
@@ -31,14 +32,15 @@ type Directory struct {
 	accepted map[string]Node // by key of the store
 	refused  map[string]refusal
 	broken   map[string]error
-	ranges   bart.Table[string] // whose they are
-	ends     map[netip.Addr]string
+	taken    bart.Table[string] // whose the ranges and addresses are
+	freed    bool               // somebody has given up a range or an address
 }
 
 // refusal is a node that contradicts another one.
 type refusal struct {
-	node   Node
-	reason string
+	node     Node
+	reason   string
+	revision int64 // of the store, when the node said so
 }
 
 // NewDirectory returns a directory for a node, without others. It calls handle with
@@ -46,7 +48,7 @@ type refusal struct {
 func NewDirectory(self Node, log *slog.Logger, handle func([]Change)) *Directory {
 	d := &Directory{
 		self: self, log: log, handle: handle, accepted: map[string]Node{}, refused: map[string]refusal{},
-		broken: map[string]error{}, ends: map[netip.Addr]string{},
+		broken: map[string]error{},
 	}
 	d.occupy(storeKey(self.Key()), self)
 	return d
@@ -111,6 +113,7 @@ func (d *Directory) apply(events []kvstore.Event, id uint8) {
 			continue
 		}
 		delete(d.broken, e.Key)
+		before := d.refused[e.Key]
 		delete(d.refused, e.Key)
 		n, err := decode(e.Key, e.Value)
 		if err == nil && n.ClusterID != id {
@@ -124,20 +127,24 @@ func (d *Directory) apply(events []kvstore.Event, id uint8) {
 			d.broken[e.Key] = err
 			changes = d.remove(changes, e.Key)
 		default:
-			changes = d.put(changes, e.Key, n)
+			changes = d.put(changes, e.Key, refusal{n, before.reason, e.Revision})
 		}
 	}
 	d.report(changes)
 }
 
 // report calls handle, and before that accepts those who were refused for the sake of
-// one that is gone. The caller holds mu.
+// what is free by now, in the order in which they came. The caller holds mu.
 func (d *Directory) report(changes []Change) {
-	if slices.ContainsFunc(changes, func(c Change) bool { return c.Gone }) {
-		for _, key := range slices.Sorted(maps.Keys(d.refused)) {
+	if d.freed {
+		d.freed = false
+		byAge := func(a, b string) int {
+			return cmp.Or(cmp.Compare(d.refused[a].revision, d.refused[b].revision), cmp.Compare(a, b))
+		}
+		for _, key := range slices.SortedFunc(maps.Keys(d.refused), byAge) {
 			r := d.refused[key]
 			delete(d.refused, key)
-			changes = d.put(changes, key, r.node)
+			changes = d.put(changes, key, r)
 		}
 	}
 	if len(changes) > 0 {
@@ -145,14 +152,20 @@ func (d *Directory) report(changes []Change) {
 	}
 }
 
-func (d *Directory) put(changes []Change, key string, n Node) []Change {
+// put accepts or refuses what a node says; r.reason is why it was refused before.
+func (d *Directory) put(changes []Change, key string, r refusal) []Change {
+	n := r.node
 	before, known := d.accepted[key]
 	if known {
 		d.vacate(before)
+		d.freed = d.freed || !before.SamePlace(n)
 	}
 	if reason := d.contradiction(n); reason != "" {
-		d.log.Warn("ignoring a node of the key-value store", "error", reason)
-		d.refused[key] = refusal{n, reason}
+		if reason != r.reason {
+			d.log.Warn("ignoring a node of the key-value store", "error", reason)
+		}
+		r.reason = reason
+		d.refused[key] = r
 		delete(d.accepted, key)
 		if known {
 			changes = append(changes, Change{Node: before, Gone: true})
@@ -171,49 +184,53 @@ func (d *Directory) remove(changes []Change, key string) []Change {
 	}
 	delete(d.accepted, key)
 	d.vacate(n)
+	d.freed = true
 	return append(changes, Change{Node: n, Gone: true})
 }
 
 func (d *Directory) occupy(key string, n Node) {
-	for _, r := range n.Ranges() {
-		d.ranges.Insert(r.Masked(), key)
-	}
-	for _, addr := range n.ends() {
-		d.ends[addr] = key
+	for _, r := range n.claims() {
+		d.taken.Insert(r, key)
 	}
 }
 
 func (d *Directory) vacate(n Node) {
-	for _, r := range n.Ranges() {
-		d.ranges.Delete(r.Masked())
-	}
-	for _, addr := range n.ends() {
-		delete(d.ends, addr)
+	for _, r := range n.claims() {
+		d.taken.Delete(r)
 	}
 }
 
 // contradiction says why a node cannot be beside those that are known; "" if it can.
 func (d *Directory) contradiction(n Node) string {
-	for _, addr := range n.ends() {
-		if other, taken := d.ends[addr]; taken {
-			return fmt.Sprintf("node %s is ignored: it has the address %s of node %s", n.Key(), addr, strings.TrimPrefix(other, prefix))
+	for _, r := range n.claims() {
+		with, key, overlaps := d.overlap(r)
+		if !overlaps {
+			continue
 		}
-	}
-	for _, r := range n.Ranges() {
-		if with, other, overlaps := d.overlap(r.Masked()); overlaps {
-			return fmt.Sprintf("node %s is ignored: its range %s overlaps with %s of node %s, which was there before: give it another range",
-				n.Key(), r, with, strings.TrimPrefix(other, prefix))
+		other := strings.TrimPrefix(key, prefix)
+		if r == with && r.IsSingleIP() {
+			return fmt.Sprintf("node %s is ignored: it has the address %s of node %s, which was there before: give one of them another", n.Key(), r.Addr(), other)
 		}
+		return fmt.Sprintf("node %s is ignored: its %s overlaps with the %s of node %s, which was there before: give one of them another",
+			n.Key(), kind(r), kind(with), other)
 	}
 	return ""
 }
 
-func (d *Directory) overlap(r netip.Prefix) (with netip.Prefix, whose string, overlaps bool) {
-	if with, whose, overlaps = d.ranges.LookupPrefixLPM(r); overlaps {
-		return with, whose, true
+// kind is a claim with what it is.
+func kind(r netip.Prefix) string {
+	if r.IsSingleIP() {
+		return "address " + r.Addr().String()
 	}
-	for with, whose = range d.ranges.Subnets(r) {
-		return with, whose, true
+	return "range " + r.String()
+}
+
+func (d *Directory) overlap(r netip.Prefix) (with netip.Prefix, key string, overlaps bool) {
+	if with, key, overlaps = d.taken.LookupPrefixLPM(r); overlaps {
+		return with, key, true
+	}
+	for with, key = range d.taken.Subnets(r) {
+		return with, key, true
 	}
 	return with, "", false
 }

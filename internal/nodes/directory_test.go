@@ -102,7 +102,7 @@ func TestANodeThatTakesARangeIsIgnoredUntilItIsFree(t *testing.T) {
 		w := newWorld(t)
 		w.says(node("first", "172.16.0.2", "10.1.0.0/24"))
 		w.says(node("second", "172.16.0.3", r))
-		w.expect("node default/second is ignored: its range "+r+" overlaps with 10.1.0.0/24 of node default/first, which was there before: give it another range", "first")
+		w.expect("node default/second is ignored: its range "+r+" overlaps with the range 10.1.0.0/24 of node default/first, which was there before: give one of them another", "first")
 		w.gone("first")
 		w.expect("", "second")
 	}
@@ -111,11 +111,44 @@ func TestANodeThatTakesARangeIsIgnoredUntilItIsFree(t *testing.T) {
 func TestNobodyTakesThisNodesRangeOrAddress(t *testing.T) {
 	w := newWorld(t)
 	w.says(node("thief", "172.16.0.2", "10.0.0.0/25"))
-	w.expect("overlaps with 10.0.0.0/24 of node default/self")
+	w.expect("overlaps with the range 10.0.0.0/24 of node default/self")
 	w.says(node("thief", "172.16.0.1", "10.3.0.0/24"))
 	w.expect("node default/thief is ignored: it has the address 172.16.0.1 of node default/self")
 	w.says(node("thief", "172.16.0.3", "10.3.0.0/24"))
 	w.expect("", "thief")
+}
+
+func TestWhatANodeGivesUpOthersMayHaveInTheirOrder(t *testing.T) {
+	w := newWorld(t)
+	w.says(node("first", "172.16.0.2", "10.1.0.0/16"))
+	w.says(node("second", "172.16.0.3", "10.1.1.0/24"))
+	w.says(node("another", "172.16.0.4", "10.1.1.0/24"))
+	w.expect("node default/second is ignored", "first")
+	w.says(node("first", "172.16.0.2", "10.1.0.0/24"))
+	w.expect("node default/another is ignored: its range 10.1.1.0/24 overlaps with the range 10.1.1.0/24 of node default/second", "first", "second")
+	w.gone("another")
+	// Two that change their ranges with each other, read at once.
+	var events []kvstore.Event
+	for i, n := range []Node{node("first", "172.16.0.2", "10.1.1.0/24"), node("second", "172.16.0.3", "10.1.0.0/24")} {
+		key, value, err := Encode(n)
+		if err != nil {
+			t.Fatal(err)
+		}
+		events = append(events, kvstore.Event{KeyValue: kvstore.KeyValue{Key: key, Value: value, Revision: w.revision + int64(i) + 1}})
+	}
+	w.apply(events, 0)
+	w.expect("", "first", "second")
+	if r := w.present["first"].IPv4Range.String(); r != "10.1.1.0/24" {
+		t.Errorf("first has %s", r)
+	}
+}
+
+func TestARangeDoesNotHoldAnotherNodesAddress(t *testing.T) {
+	w := newWorld(t)
+	w.says(node("wide", "172.16.9.9", "172.16.0.0/24")) // all tunnels would end there
+	w.expect("node default/wide is ignored: its range 172.16.0.0/24 overlaps with the address 172.16.0.1 of node default/self")
+	w.says(node("inside", "10.0.0.9", "10.1.0.0/24"))
+	w.expect("node default/inside is ignored: its address 10.0.0.9 overlaps with the range 10.0.0.0/24 of node default/self")
 }
 
 func TestANodeMayMove(t *testing.T) {

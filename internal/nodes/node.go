@@ -67,6 +67,18 @@ func (n Node) ends() []netip.Addr {
 	return list
 }
 
+// claims are the prefixes that no other node may be in, or have a part of.
+func (n Node) claims() []netip.Prefix {
+	var list []netip.Prefix
+	for _, addr := range n.ends() {
+		list = append(list, netip.PrefixFrom(addr, addr.BitLen()))
+	}
+	for _, r := range n.Ranges() {
+		list = append(list, r.Masked())
+	}
+	return list
+}
+
 // Owns says whether an address lies in one of the node's ranges.
 func (n Node) Owns(addr netip.Addr) bool {
 	return n.IPv4Range.IsValid() && n.IPv4Range.Contains(addr) || n.IPv6Range.IsValid() && n.IPv6Range.Contains(addr)
