@@ -108,6 +108,11 @@ type NodeElement struct {
 	SecondaryAddresses []NodeAddressingElement `json:"secondary-addresses,omitempty"`
 }
 
+// NodeDeletion tells what became free with a node.
+type NodeDeletion struct {
+	Ranges []string `json:"ranges"`
+}
+
 // NodeAddressing is a node's share of addresses, by family.
 type NodeAddressing struct {
 	IPv6 *NodeAddressingElement `json:"ipv6,omitempty"`

@@ -39,6 +39,16 @@ func (c *Client) NodeList(ctx context.Context) ([]api.NodeElement, error) {
 	return get[[]api.NodeElement](ctx, c, "/node", nil)
 }
 
+// NodeDelete gives back the ranges that a node which is gone has claimed, and returns
+// them.
+func (c *Client) NodeDelete(ctx context.Context, name string) (*api.NodeDeletion, error) {
+	out := new(api.NodeDeletion)
+	if err := c.call(ctx, request{method: "DELETE", path: "/node/" + url.PathEscape(name)}, out); err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // DebugInfo returns all that the agent tells for a bug report.
 func (c *Client) DebugInfo(ctx context.Context) (*api.DebugInfo, error) {
 	return get[*api.DebugInfo](ctx, c, "/debuginfo", nil)

@@ -216,6 +216,9 @@ func TestTheRestIsReadThroughTheClient(t *testing.T) {
 	must[*api.StatusResponse](t)(c.Healthz(ctx))
 	must[*api.DaemonConfiguration](t)(c.Config(ctx))
 	must[[]api.NodeElement](t)(c.NodeList(ctx))
+	if gone := must[*api.NodeDeletion](t)(c.NodeDelete(ctx, "node2")); len(gone.Ranges) != 1 {
+		t.Errorf("given back: %+v", gone)
+	}
 	must[[]api.Metric](t)(c.Metrics(ctx))
 	must[[]api.Identity](t)(c.IdentityList(ctx, "container:id=app1"))
 	must[*api.Identity](t)(c.IdentityGet(ctx, "host"))

@@ -174,6 +174,9 @@ func (c *Config) validate() error {
 	if c.StateDir == "" || c.SocketPath == "" || c.BPFRoot == "" || c.NodeName == "" {
 		return errors.New("--state-dir, --socket-path, --bpf-root and --node-name must not be empty")
 	}
+	if strings.ContainsRune(c.NodeName, '/') {
+		return fmt.Errorf("--node-name %q: it must not hold a slash, which ends names in keys of the store", c.NodeName)
+	}
 	n := c.Network
 	if err := c.Cluster.validate(); err != nil {
 		return err

@@ -64,6 +64,9 @@ type Node interface {
 	Addressing() *api.NodeAddressing
 	// Nodes returns the known nodes, this one included.
 	Nodes() []api.NodeElement
+	// DeleteNode gives back the ranges that a node has claimed. A node that is
+	// registered is ErrConflict, one that has none ErrNotFound.
+	DeleteNode(ctx context.Context, name string) (*api.NodeDeletion, error)
 }
 
 // Endpoints are the workloads of the node; endpoint.Manager implements it.

@@ -43,6 +43,11 @@ func (s *Server) getNodes(*http.Request) (int, any, error) {
 	return http.StatusOK, nodes, nil
 }
 
+func (s *Server) deleteNode(r *http.Request) (int, any, error) {
+	deletion, err := s.agent.Node.DeleteNode(r.Context(), r.PathValue("name"))
+	return http.StatusOK, deletion, err
+}
+
 func (s *Server) getMetrics(*http.Request) (int, any, error) {
 	samples, err := s.agent.Samples()
 	if err != nil {

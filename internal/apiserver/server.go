@@ -76,6 +76,7 @@ func (s *Server) routes() []route {
 		{method: "GET", pattern: "/config", do: s.getConfig},
 		{method: "PATCH", pattern: "/config", do: s.patchConfig},
 		{method: "GET", pattern: "/node", do: s.getNodes},
+		{method: "DELETE", pattern: "/node/{name}", do: s.deleteNode},
 		{method: "GET", pattern: "/debuginfo", do: s.getDebugInfo},
 		{method: "GET", pattern: "/metrics", do: s.getMetrics},
 		{method: "GET", pattern: "/metrics/{$}", do: s.getMetrics},

@@ -179,6 +179,9 @@ var calls = []call{
 	{"POST", "/ipam/10.15.0.50?owner=b", "", 409, `belongs to a`},
 	{"POST", "/ipam/192.0.2.1", "", 400, `out of the node's range`},
 	{"POST", "/ipam/ten", "", 400, `no IP address`},
+	{"DELETE", "/node/node2", "", 200, `"ranges":["10.15.2.0/24"]`},
+	{"DELETE", "/node/node1", "", 409, `registered`},
+	{"DELETE", "/node/node3", "", 404, `has claimed no range`},
 	{"DELETE", "/ipam/10.15.0.50", "", 200, ``},
 	{"DELETE", "/ipam/10.15.0.50", "", 404, ``},
 

@@ -3,6 +3,7 @@
 package cli
 
 import (
+	"fmt"
 	"io"
 	"strings"
 
@@ -12,7 +13,23 @@ import (
 )
 
 func (t *tool) node() *cobra.Command {
-	return group("node", "Show the nodes that the agent knows", t.nodeList())
+	return group("node", "Show the nodes that the agent knows", t.nodeList(), t.nodeDelete())
+}
+
+func (t *tool) nodeDelete() *cobra.Command {
+	return &cobra.Command{
+		Use: "delete NAME", Short: "Give back the ranges that a node which is gone has claimed from the cluster's pools",
+		Args: exactArgs("NAME"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			c := t.client()
+			defer c.Close()
+			deletion, err := c.NodeDelete(cmd.Context(), args[0])
+			if err == nil {
+				fmt.Fprintln(t.Out, "Ranges given back: "+strings.Join(deletion.Ranges, ", "))
+			}
+			return err
+		},
+	}
 }
 
 func (t *tool) nodeList() *cobra.Command {

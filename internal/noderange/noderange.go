@@ -17,13 +17,19 @@ import (
 	"strings"
 
 	"cilium.local/cilium/internal/kvstore"
+	"cilium.local/cilium/internal/nodes"
 )
 
 // prefix is that of the keys CLUSTER/ADDRESS-BITS.
 const prefix = "cilium/state/ranges/v1/"
 
-// ErrExhausted says that the pool has no free range.
-var ErrExhausted = errors.New("every range is claimed")
+// Errors a caller can branch on.
+var (
+	// ErrExhausted says that the pool has no free range.
+	ErrExhausted = errors.New("every range is claimed")
+	// ErrRegistered says that a node is alive, or its lease has not ended yet.
+	ErrRegistered = errors.New("the node is registered")
+)
 
 // Pool is what ranges are taken from, and how large they are.
 type Pool struct {
@@ -132,8 +138,16 @@ func Confirm(ctx context.Context, store *kvstore.Store, o Owner, r netip.Prefix)
 	return nil
 }
 
-// Release gives back all ranges of a node, and returns them.
+// Release gives back all ranges of a node, and returns them. It fails with ErrRegistered
+// while the node is there: its workloads have addresses of these ranges.
 func Release(ctx context.Context, store *kvstore.Store, cluster, node string) ([]netip.Prefix, error) {
+	registration := nodes.Key{Cluster: cluster, Name: node}.InStore()
+	if _, err := store.Get(ctx, registration); !errors.Is(err, kvstore.ErrNotFound) {
+		if err == nil {
+			err = fmt.Errorf("%w: stop the agent of %s, and wait until its lease has ended", ErrRegistered, node)
+		}
+		return nil, err
+	}
 	present, err := store.List(ctx, prefix+cluster+"/")
 	var released []netip.Prefix
 	for _, kv := range present {
@@ -141,7 +155,8 @@ func Release(ctx context.Context, store *kvstore.Store, cluster, node string) ([
 		if !ok || !isOf(kv.Value, node) {
 			continue
 		}
-		done, deleteErr := store.Commit(ctx, []kvstore.Cond{kvstore.Unchanged(kv.Key, kv.Revision)}, kvstore.Remove(kv.Key))
+		conds := []kvstore.Cond{kvstore.Missing(registration), kvstore.Unchanged(kv.Key, kv.Revision)}
+		done, deleteErr := store.Commit(ctx, conds, kvstore.Remove(kv.Key))
 		if err = errors.Join(err, deleteErr); done {
 			released = append(released, r)
 		}

@@ -14,6 +14,7 @@ import (
 
 	"cilium.local/cilium/internal/kvstore"
 	"cilium.local/cilium/internal/noderange"
+	"cilium.local/cilium/internal/nodes"
 )
 
 func store(t *testing.T) *kvstore.Store {
@@ -44,9 +45,9 @@ func TestNodesThatClaimAtOnceGetDifferentRanges(t *testing.T) {
 		s := store(t)
 		var mu sync.Mutex
 		claimed := map[netip.Prefix]int{}
-		var nodes sync.WaitGroup
+		var claims sync.WaitGroup
 		for i := range 16 { // as many as there are
-			nodes.Go(func() {
+			claims.Go(func() {
 				r, err := noderange.Claim(t.Context(), s, owner(fmt.Sprint("node", i), "1"), p)
 				if err != nil {
 					t.Errorf("node %d: %v", i, err)
@@ -61,7 +62,7 @@ func TestNodesThatClaimAtOnceGetDifferentRanges(t *testing.T) {
 				}
 			})
 		}
-		nodes.Wait()
+		claims.Wait()
 		_, err := noderange.Claim(t.Context(), s, owner("late", "1"), p)
 		if !errors.Is(err, noderange.ErrExhausted) || !strings.Contains(err.Error(), "cilium node delete") {
 			t.Errorf("one more: %v", err)
@@ -84,6 +85,30 @@ func TestAReinstalledNodeHasItsRangeAgain(t *testing.T) {
 	}
 	if again, err := noderange.Claim(t.Context(), s, owner("a", "2"), p); err != nil || again != first {
 		t.Errorf("%s, %v; want %s", again, err, first)
+	}
+}
+
+func TestARangeIsNotTakenFromANodeThatIsThere(t *testing.T) {
+	s, p := store(t), pool("10.0.0.0/8", 24)
+	mine, err := noderange.Claim(t.Context(), s, owner("a", "1"), p)
+	if err != nil {
+		t.Fatal(err)
+	}
+	key := nodes.Key{Cluster: "default", Name: "a"}.InStore()
+	if err := s.SetLeased(t.Context(), key, "{}"); err != nil {
+		t.Fatal(err)
+	}
+	if released, err := noderange.Release(t.Context(), s, "default", "a"); !errors.Is(err, noderange.ErrRegistered) || len(released) != 0 {
+		t.Errorf("released %v, %v", released, err)
+	}
+	if err := noderange.Confirm(t.Context(), s, owner("a", "1"), mine); err != nil {
+		t.Errorf("the claim is lost: %v", err)
+	}
+	if err := s.Delete(t.Context(), key); err != nil {
+		t.Fatal(err)
+	}
+	if released, err := noderange.Release(t.Context(), s, "default", "a"); err != nil || len(released) != 1 || released[0] != mine {
+		t.Errorf("released %v, %v", released, err)
 	}
 }
 

@@ -50,7 +50,7 @@ func NewDirectory(self Node, log *slog.Logger, handle func([]Change)) *Directory
 		self: self, log: log, handle: handle, accepted: map[string]Node{}, refused: map[string]refusal{},
 		broken: map[string]error{},
 	}
-	d.occupy(storeKey(self.Key()), self)
+	d.occupy(self.Key().InStore(), self)
 	return d
 }
 
@@ -100,8 +100,6 @@ func (d *Directory) Problems() []string {
 	return list
 }
 
-func storeKey(k Key) string { return prefix + k.String() }
-
 func (d *Directory) apply(events []kvstore.Event, id uint8) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -109,7 +107,7 @@ func (d *Directory) apply(events []kvstore.Event, id uint8) {
 	slices.SortStableFunc(events, func(a, b kvstore.Event) int { return int(a.Revision - b.Revision) })
 	var changes []Change
 	for _, e := range events {
-		if e.Key == storeKey(d.self.Key()) {
+		if e.Key == d.self.Key().InStore() {
 			continue
 		}
 		delete(d.broken, e.Key)

@@ -77,7 +77,7 @@ func Encode(n Node) (key, value string, err error) {
 		}
 	}
 	text, err := json.Marshal(r)
-	return storeKey(n.Key()), string(text), err
+	return n.Key().InStore(), string(text), err
 }
 
 // decode reads a node. Errors name the key, and the field that is wrong.
@@ -97,7 +97,7 @@ func decode(key, value string) (n Node, err error) {
 	n = Node{
 		Name: r.Name, Cluster: r.Cluster, ClusterID: r.ClusterID, Labels: r.Labels, Instance: r.BootID, HealthPort: r.HealthPort,
 	}
-	if storeKey(n.Key()) != key {
+	if n.Key().InStore() != key {
 		return n, fmt.Errorf("field Name or Cluster: it names another node, %s", n.Key())
 	}
 	if n.IPv4Range, err = r.IPv4AllocCIDR.prefix(true); err != nil {

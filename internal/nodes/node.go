@@ -15,6 +15,9 @@ type Key struct{ Cluster, Name string }
 // String returns CLUSTER/NAME.
 func (k Key) String() string { return k.Cluster + "/" + k.Name }
 
+// InStore returns the store's key, under which the node is registered.
+func (k Key) InStore() string { return prefix + k.String() }
+
 // Node is what a node says of itself.
 type Node struct {
 	Name, Cluster string

@@ -103,7 +103,7 @@ func CheckName(ctx context.Context, store *kvstore.Store, self Node) error {
 
 // checkName returns the condition under which the name is not another's.
 func checkName(ctx context.Context, store *kvstore.Store, self Node) (kvstore.Cond, error) {
-	key := storeKey(self.Key())
+	key := self.Key().InStore()
 	present, err := store.Get(ctx, key)
 	if errors.Is(err, kvstore.ErrNotFound) {
 		return kvstore.Missing(key), nil

@@ -177,6 +177,17 @@ func (n node) Nodes() []api.NodeElement {
 	return []api.NodeElement{{Name: "node1", PrimaryAddress: n.Addressing()}}
 }
 
+// DeleteNode knows of node2, which is gone; node1 is there.
+func (n node) DeleteNode(_ context.Context, name string) (*api.NodeDeletion, error) {
+	switch name {
+	case "node1":
+		return nil, fmt.Errorf("%w: the node is registered", apiserver.ErrConflict)
+	case "node2":
+		return &api.NodeDeletion{Ranges: []string{"10.15.2.0/24"}}, nil
+	}
+	return nil, fmt.Errorf("%w: node %s has claimed no range", apiserver.ErrNotFound, name)
+}
+
 type endpoints struct{ *World }
 
 func (e endpoints) List() []endpoint.Endpoint {
