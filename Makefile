@@ -117,7 +117,7 @@ unit: gen ## Run the quick tests (no root needed)
 
 .PHONY: test
 test: ## Set up, build and run all tests; as root also those on a real kernel and Docker
-	tools/setup build docker
+	tools/setup build docker cluster
 	$(MAKE) --no-print-directory build check check-generated
 	$(GO) vet ./...
 	CILIUM_BIN_DIR=$(BIN) $(GO) test -count=1 -timeout 20m $(TESTFLAGS) $(OTHERS)

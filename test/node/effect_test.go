@@ -20,10 +20,10 @@ import (
 // a connection that is open when the rule comes, and enforced at last.
 func TestAuditedRulesChangeNothingAndTellWhatTheyWould(t *testing.T) {
 	a := start(t)
-	serve(t, a.app1.Namespace, a.app1.IPv4, a.app1.IPv6)
-	tcp := probes[0]
+	lab.Serve(t, a.app1.Namespace, a.app1.IPv4, a.app1.IPv6)
+	tcp := lab.Probes[0]
 	lines := a.monitor("--type", "policy-verdict", "-v")
-	conn, err := a.app3.DialTCP(within(t, 5*time.Second), netip.AddrPortFrom(a.app1.IPv4, port))
+	conn, err := a.app3.DialTCP(within(t, 5*time.Second), netip.AddrPortFrom(a.app1.IPv4, lab.ProbePort))
 	must(t, err)
 	defer conn.Close()
 	must(t, exchange(conn, time.Second))
@@ -42,8 +42,8 @@ func TestAuditedRulesChangeNothingAndTellWhatTheyWould(t *testing.T) {
 	}
 	verdict("denied", "app3")
 	for _, to := range []netip.Addr{a.app1.IPv4, a.app1.IPv6} {
-		reaches(t, tcp, "would be denied", a.app3.Namespace, to, true)
-		reaches(t, tcp, "would be allowed", a.app2.Namespace, to, false)
+		lab.Reaches(t, tcp, "would be denied", a.app3.Namespace, to, true)
+		lab.Reaches(t, tcp, "would be allowed", a.app2.Namespace, to, false)
 	}
 	verdict("allowed", "app2")
 	text := lines.waitFor(t, "audit, would be allowed")
@@ -72,8 +72,8 @@ func TestDenialsAreAnsweredAsTheRuleSays(t *testing.T) {
 	a := &apps{Node: n, t: t}
 	a.startAgent()
 	a.app1, a.app2 = a.workload("app1"), a.workload("app2")
-	serve(t, a.app1.Namespace, a.app1.IPv4, a.app1.IPv6)
-	serve(t, n.Outside, n.Outside.IPv4, n.Outside.IPv6)
+	lab.Serve(t, a.app1.Namespace, a.app1.IPv4, a.app1.IPv6)
+	lab.Serve(t, n.Outside, n.Outside.IPv4, n.Outside.IPv6)
 	from := map[string]*lab.Namespace{"app2": a.app2.Namespace, "the node": n.Namespace, "the outside": n.Outside}
 	for response, want := range map[string]error{"rst": syscall.ECONNREFUSED, "icmp": syscall.EHOSTUNREACH} {
 		a.load(fmt.Sprintf(`[{"endpointSelector": {"matchLabels": {"id": "app1"}}, "denyResponse": %q,
@@ -89,7 +89,7 @@ func TestDenialsAreAnsweredAsTheRuleSays(t *testing.T) {
 	}
 	a.load(onApp1(`"denyResponse": "rst", "ingress": [{` + fromHost + `}]`))
 	answered(t, "closed by a rule that answers", a.app2.Namespace, a.app1.IPv4, syscall.ECONNREFUSED)
-	reaches(t, probes[0], "allowed by the same rule", n.Namespace, a.app1.IPv4, true)
+	lab.Reaches(t, lab.Probes[0], "allowed by the same rule", n.Namespace, a.app1.IPv4, true)
 }
 
 // answered wants a connection to be refused soon, and for this reason. Of ICMP,
@@ -97,7 +97,7 @@ func TestDenialsAreAnsweredAsTheRuleSays(t *testing.T) {
 func answered(t *testing.T, what string, from *lab.Namespace, to netip.Addr, want error) {
 	t.Helper()
 	begin := time.Now()
-	conn, err := from.DialTCP(within(t, 5*time.Second), netip.AddrPortFrom(to, port))
+	conn, err := from.DialTCP(within(t, 5*time.Second), netip.AddrPortFrom(to, lab.ProbePort))
 	if err == nil {
 		conn.Close()
 		t.Errorf("%s %s: it was connected", what, to)
@@ -115,10 +115,10 @@ func answered(t *testing.T, what string, from *lab.Namespace, to netip.Addr, wan
 // open connections after each.
 func TestModesChangeUnderOpenConnections(t *testing.T) {
 	a := start(t)
-	serve(t, a.app1.Namespace, a.app1.IPv4)
-	a.load(allow(fromApp2, l4Of["TCP"]))
+	lab.Serve(t, a.app1.Namespace, a.app1.IPv4)
+	a.load(lab.AllowRule(fromApp2, lab.L4Rules["TCP"]))
 	a.cli("config", "PolicyEnforcement=never")
-	conn, err := a.app3.DialTCP(within(t, 5*time.Second), netip.AddrPortFrom(a.app1.IPv4, port))
+	conn, err := a.app3.DialTCP(within(t, 5*time.Second), netip.AddrPortFrom(a.app1.IPv4, lab.ProbePort))
 	must(t, err)
 	defer conn.Close()
 	for _, step := range []struct {
@@ -132,8 +132,8 @@ func TestModesChangeUnderOpenConnections(t *testing.T) {
 		{"default", true, false},
 	} {
 		a.cli("config", "PolicyEnforcement="+step.mode)
-		reaches(t, probes[0], step.mode+": app2", a.app2.Namespace, a.app1.IPv4, step.app2)
-		reaches(t, probes[0], step.mode+": app3", a.app3.Namespace, a.app1.IPv4, step.app3)
+		lab.Reaches(t, lab.Probes[0], step.mode+": app2", a.app2.Namespace, a.app1.IPv4, step.app2)
+		lab.Reaches(t, lab.Probes[0], step.mode+": app3", a.app3.Namespace, a.app1.IPv4, step.app3)
 		limit := 300 * time.Millisecond
 		if step.app3 {
 			limit = 10 * time.Second // until TCP sends again
@@ -148,24 +148,24 @@ func TestModesChangeUnderOpenConnections(t *testing.T) {
 	if text := a.cli("config"); !strings.Contains(text, "PolicyEnforcement") {
 		t.Errorf("the configuration after a restart:\n%s", text)
 	}
-	reaches(t, probes[0], "after a restart: app3", a.app3.Namespace, a.app1.IPv4, false)
+	lab.Reaches(t, lab.Probes[0], "after a restart: app3", a.app3.Namespace, a.app1.IPv4, false)
 }
 
 // TestLocalhostIsLetInWhateverTheRulesSay: with --allow-localhost the node reaches
 // what a rule denies it, and nobody else does.
 func TestLocalhostIsLetInWhateverTheRulesSay(t *testing.T) {
 	a := start(t, "--allow-localhost")
-	serve(t, a.app1.Namespace, a.app1.IPv4, a.app1.IPv6)
+	lab.Serve(t, a.app1.Namespace, a.app1.IPv4, a.app1.IPv6)
 	a.load(`[{"endpointSelector": {"matchLabels": {"id": "app1"}}, "tier": "admin", "ingressDeny": [{}]}]`)
 	for _, to := range []netip.Addr{a.app1.IPv4, a.app1.IPv6} {
-		for _, p := range probes {
-			reaches(t, p, "the node", a.Namespace, to, true)
-			reaches(t, p, "app2", a.app2.Namespace, to, false)
+		for _, p := range lab.Probes {
+			lab.Reaches(t, p, "the node", a.Namespace, to, true)
+			lab.Reaches(t, p, "app2", a.app2.Namespace, to, false)
 		}
 	}
 	a.killAgent()
 	a.startAgent()
-	reaches(t, probes[0], "the node, without the option", a.Namespace, a.app1.IPv4, false)
+	lab.Reaches(t, lab.Probes[0], "the node, without the option", a.Namespace, a.app1.IPv4, false)
 }
 
 // drain reads the answers to what was sent while nothing passed.
@@ -187,14 +187,14 @@ func TestAnAdminsTierHoldsForAddresses(t *testing.T) {
 	must(t, n.Outside.AddAddresses(near, far))
 	a.startAgent()
 	a.app1 = a.workload("app1")
-	serve(t, a.app1.Namespace, a.app1.IPv4)
-	serve(t, n.Outside, near, far)
+	lab.Serve(t, a.app1.Namespace, a.app1.IPv4)
+	lab.Serve(t, n.Outside, near, far)
 	check := func(what string, nearIn, farIn, nearOut, farOut bool) {
 		t.Helper()
-		reaches(t, probes[0], what+": near in", n.Outside.From(near), a.app1.IPv4, nearIn)
-		reaches(t, probes[0], what+": far in", n.Outside.From(far), a.app1.IPv4, farIn)
-		reaches(t, probes[0], what+": near out", a.app1.Namespace, near, nearOut)
-		reaches(t, probes[0], what+": far out", a.app1.Namespace, far, farOut)
+		lab.Reaches(t, lab.Probes[0], what+": near in", n.Outside.From(near), a.app1.IPv4, nearIn)
+		lab.Reaches(t, lab.Probes[0], what+": far in", n.Outside.From(far), a.app1.IPv4, farIn)
+		lab.Reaches(t, lab.Probes[0], what+": near out", a.app1.Namespace, near, nearOut)
+		lab.Reaches(t, lab.Probes[0], what+": far out", a.app1.Namespace, far, farOut)
 	}
 	const subject = `"endpointSelector": {"matchLabels": {"id": "app1"}}`
 	a.load(`[{` + subject + `, "ingress": [{}], "egress": [{}]},

@@ -10,21 +10,22 @@ import (
 
 	"cilium.local/cilium/api"
 	"cilium.local/cilium/internal/policy/explain"
+	"cilium.local/cilium/test/lab"
 )
 
 // TestExplainNamesTheRuleAndWhatWouldChangeIt takes a real drop, does what the
 // explanation suggests, and wants the packet through.
 func TestExplainNamesTheRuleAndWhatWouldChangeIt(t *testing.T) {
 	a := start(t)
-	serve(t, a.app1.Namespace, a.app1.IPv4, a.app1.IPv6)
+	lab.Serve(t, a.app1.Namespace, a.app1.IPv4, a.app1.IPv6)
 	a.add(`[{"labels": ["name=web"], "endpointSelector": {"matchLabels": {"id": "app1"}}, "ingress": [{"fromEndpoints": [{"matchLabels": {"id": "app2"}}]}]},
 		{"labels": ["name=never"], "log": {"value": "quarantine"}, "endpointSelector": {"matchLabels": {"id": "app1"}}, "ingressDeny": [{"fromEndpoints": [{"matchLabels": {"id": "app3"}}]}]}]`)
-	tcp := probes[0]
+	tcp := lab.Probes[0]
 	lines := a.monitor("--type", "drop", "-v")
-	reaches(t, tcp, "denied", a.app3.Namespace, a.app1.IPv6, false)
+	lab.Reaches(t, tcp, "denied", a.app3.Namespace, a.app1.IPv6, false)
 	shown := lines.waitFor(t, `by rule [unspec:name=never] from standard input:2 (rule 2), log "quarantine"`)
 	for range 3 {
-		reaches(t, tcp, "allowed", a.app2.Namespace, a.app1.IPv4, true)
+		lab.Reaches(t, tcp, "allowed", a.app2.Namespace, a.app1.IPv4, true)
 	}
 	endpoint := fmt.Sprint(a.app3.ID) // the sender; the receiver's policy dropped it
 	text := a.cli("policy", "explain", "--last-drop", endpoint)
@@ -52,7 +53,7 @@ func TestExplainNamesTheRuleAndWhatWouldChangeIt(t *testing.T) {
 		t.Fatalf("%v: %s", err, answer.Detail)
 	}
 	a.add(string(detail.Changes[0].JSON))
-	reaches(t, tcp, "as suggested", a.app3.Namespace, a.app1.IPv6, true)
+	lab.Reaches(t, tcp, "as suggested", a.app3.Namespace, a.app1.IPv6, true)
 	if text := a.cli("policy", "explain", answer.Event); !strings.Contains(text, "The policy has changed since") {
 		t.Errorf("after the change:\n%s", text)
 	}

@@ -8,19 +8,20 @@ import (
 	"testing"
 
 	"cilium.local/cilium/api"
+	"cilium.local/cilium/test/lab"
 )
 
 // TestHitsCountEveryPacketThatARuleDecides sends a script of packets and wants
 // its very numbers, also across a restart of the agent.
 func TestHitsCountEveryPacketThatARuleDecides(t *testing.T) {
 	a := start(t)
-	serve(t, a.app1.Namespace, a.app1.IPv4, a.app1.IPv6)
+	lab.Serve(t, a.app1.Namespace, a.app1.IPv4, a.app1.IPv6)
 	a.add(`[{"labels": ["rule=in"], "endpointSelector": {"matchLabels": {"id": "app1"}}, "ingress": [{"fromEndpoints": [{"matchLabels": {"id": "app2"}}]}]},
 		{"labels": ["rule=out"], "endpointSelector": {"matchLabels": {"id": "app2"}}, "egress": [{"toEndpoints": [{}]}]},
 		{"labels": ["rule=deny"], "endpointSelector": {"matchLabels": {"id": "app1"}}, "enableDefaultDeny": {"ingress": false},
 		 "ingressDeny": [{"fromEntities": ["host"]}]},
 		{"labels": ["rule=idle"], "endpointSelector": {"matchLabels": {"id": "app9"}}, "ingress": [{}]}]`)
-	udp := probes[1]
+	udp := lab.Probes[1]
 	want := map[string]api.RuleHits{"in": {}, "out": {}, "deny": {}, "idle": {}}
 	add := func(rule string, allowed, denied uint64) {
 		h := want[rule]
@@ -31,13 +32,13 @@ func TestHitsCountEveryPacketThatARuleDecides(t *testing.T) {
 	for round := range 2 {
 		for _, to := range []netip.Addr{a.app1.IPv4, a.app1.IPv6} {
 			for range 5 {
-				reaches(t, udp, "app2", a.app2.Namespace, to, true)
+				lab.Reaches(t, udp, "app2", a.app2.Namespace, to, true)
 				add("in", 1, 0)
 				add("out", 1, 0)
 			}
-			reaches(t, udp, "app3", a.app3.Namespace, to, false)
+			lab.Reaches(t, udp, "app3", a.app3.Namespace, to, false)
 			add("in", 0, 1)
-			reaches(t, udp, "host", a.Namespace, to, false)
+			lab.Reaches(t, udp, "host", a.Namespace, to, false)
 			add("deny", 0, 1)
 		}
 		a.compareHits(want)

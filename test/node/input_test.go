@@ -7,12 +7,14 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"cilium.local/cilium/test/lab"
 )
 
 func TestMalformedPolicyIsRefusedAndTheOldOneStays(t *testing.T) {
 	a := start(t)
-	serve(t, a.app1.Namespace, a.app1.IPv4)
-	a.add(allow(fromApp2, l4Of["TCP"]))
+	lab.Serve(t, a.app1.Namespace, a.app1.IPv4)
+	a.add(lab.AllowRule(fromApp2, lab.L4Rules["TCP"]))
 	inForce := a.cli("policy", "get")
 
 	file := filepath.Join(t.TempDir(), "bad.json")
@@ -36,6 +38,6 @@ func TestMalformedPolicyIsRefusedAndTheOldOneStays(t *testing.T) {
 	if now := a.cli("policy", "get"); now != inForce {
 		t.Errorf("rules after refused imports:\n%swant:\n%s", now, inForce)
 	}
-	reaches(t, probes[0], "denied as before", a.app3.Namespace, a.app1.IPv4, false)
-	reaches(t, probes[0], "allowed as before", a.app2.Namespace, a.app1.IPv4, true)
+	lab.Reaches(t, lab.Probes[0], "denied as before", a.app3.Namespace, a.app1.IPv4, false)
+	lab.Reaches(t, lab.Probes[0], "allowed as before", a.app2.Namespace, a.app1.IPv4, true)
 }

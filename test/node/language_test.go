@@ -33,21 +33,21 @@ func TestPrefixesMeanTheOutsideAndNothingElse(t *testing.T) {
 	a.app1, a.app2 = a.workload("app1"), a.workload("app2")
 	inside := []netip.Addr{a.app1.IPv4, a.app1.IPv6}
 	outside := []netip.Addr{n.Outside.IPv4, n.Outside.IPv6}
-	serve(t, a.app1.Namespace, inside...)
-	serve(t, n.Outside, outside...)
+	lab.Serve(t, a.app1.Namespace, inside...)
+	lab.Serve(t, n.Outside, outside...)
 	check := func(what string, into, out bool) {
 		t.Helper()
 		for i := range inside {
-			for _, p := range probes {
-				reaches(t, p, what+": the outside", n.Outside, inside[i], into)
-				reaches(t, p, what+": app1 to the outside", a.app1.Namespace, outside[i], out)
+			for _, p := range lab.Probes {
+				lab.Reaches(t, p, what+": the outside", n.Outside, inside[i], into)
+				lab.Reaches(t, p, what+": app1 to the outside", a.app1.Namespace, outside[i], out)
 			}
 		}
 	}
 	wide := fmt.Sprintf("%q, %q", around(outside[0]), around(outside[1]))
 	a.load(onApp1(fmt.Sprintf(`"ingress": [{"fromCIDR": [%s]}], "egress": [{"toCIDR": [%s]}]`, wide, wide)))
 	check("its network allowed", true, true)
-	reaches(t, probes[0], "a workload is no address", a.app2.Namespace, inside[0], false)
+	lab.Reaches(t, lab.Probes[0], "a workload is no address", a.app2.Namespace, inside[0], false)
 
 	// The same but for the very host.
 	sets := func(field string) string {
@@ -59,9 +59,9 @@ func TestPrefixesMeanTheOutsideAndNothingElse(t *testing.T) {
 
 	a.load(onApp1(`"ingress": [{"fromCIDR": ["0.0.0.0/0", "::/0"]}], "egress": [{"toCIDR": ["0.0.0.0/0", "::/0"]}],
 		"egressDeny": [{"toCIDR": ["` + outside[0].String() + `"]}]`))
-	for i, p := range []probe{probes[0], probes[0]} {
-		reaches(t, p, "any address", n.Outside, inside[i], true)
-		reaches(t, p, "any address but a denied one", a.app1.Namespace, outside[i], i == 1)
+	for i, p := range []lab.Probe{lab.Probes[0], lab.Probes[0]} {
+		lab.Reaches(t, p, "any address", n.Outside, inside[i], true)
+		lab.Reaches(t, p, "any address but a denied one", a.app1.Namespace, outside[i], i == 1)
 	}
 
 	before := a.cli("bpf", "ipcache", "list")
@@ -79,12 +79,12 @@ func TestPrefixesMeanTheOutsideAndNothingElse(t *testing.T) {
 
 func TestTiersRequirementsAndPasses(t *testing.T) {
 	a := start(t)
-	serve(t, a.app1.Namespace, a.app1.IPv4, a.app1.IPv6)
+	lab.Serve(t, a.app1.Namespace, a.app1.IPv4, a.app1.IPv6)
 	both := func(what string, app2, app3 bool) {
 		t.Helper()
 		for _, to := range []netip.Addr{a.app1.IPv4, a.app1.IPv6} {
-			reaches(t, probes[0], what+": app2", a.app2.Namespace, to, app2)
-			reaches(t, probes[0], what+": app3", a.app3.Namespace, to, app3)
+			lab.Reaches(t, lab.Probes[0], what+": app2", a.app2.Namespace, to, app2)
+			lab.Reaches(t, lab.Probes[0], what+": app3", a.app3.Namespace, to, app3)
 		}
 	}
 	subject := `"endpointSelector": {"matchLabels": {"id": "app1"}}`
@@ -122,28 +122,28 @@ func TestPortNamesServicesAndNodes(t *testing.T) {
 	}
 	a.startAgent("--services-file="+services, "--node-labels=role=edge")
 	a.app1, a.app2 = a.labelled("app1", "container:id=app1", "container:io.cilium.port.web=80/tcp"), a.workload("app2")
-	serve(t, a.app1.Namespace, a.app1.IPv4)
-	serve(t, n.Outside, n.Outside.IPv4)
-	tcp, udp := probes[0], probes[1]
+	lab.Serve(t, a.app1.Namespace, a.app1.IPv4)
+	lab.Serve(t, n.Outside, n.Outside.IPv4)
+	tcp, udp := lab.Probes[0], lab.Probes[1]
 
 	a.load(onApp1(`"ingress": [{"toPorts": [{"ports": [{"port": "web"}]}]}]`))
-	reaches(t, tcp, "a port by name", a.app2.Namespace, a.app1.IPv4, true)
-	reaches(t, udp, "the number in another protocol", a.app2.Namespace, a.app1.IPv4, false)
+	lab.Reaches(t, tcp, "a port by name", a.app2.Namespace, a.app1.IPv4, true)
+	lab.Reaches(t, udp, "the number in another protocol", a.app2.Namespace, a.app1.IPv4, false)
 
 	app2 := `[{"endpointSelector": {"matchLabels": {"id": "app2"}}, "egress": [%s]}]`
 	a.load(fmt.Sprintf(app2, `{"toEndpoints": [{}], "toPorts": [{"ports": [{"port": "web"}]}]}`))
-	reaches(t, tcp, "a peer's port by name", a.app2.Namespace, a.app1.IPv4, true)
-	reaches(t, udp, "a peer's port by name", a.app2.Namespace, a.app1.IPv4, false)
+	lab.Reaches(t, tcp, "a peer's port by name", a.app2.Namespace, a.app1.IPv4, true)
+	lab.Reaches(t, udp, "a peer's port by name", a.app2.Namespace, a.app1.IPv4, false)
 
 	for service, reached := range map[string]bool{`"web"`: true, `"outer", "namespace": "other"`: false} {
 		a.load(fmt.Sprintf(app2, `{"toServices": [{"k8sService": {"serviceName": `+service+`}}]}`))
-		reaches(t, tcp, "service "+service, a.app2.Namespace, a.app1.IPv4, reached)
-		reaches(t, tcp, "service "+service, a.app2.Namespace, n.Outside.IPv4, !reached)
+		lab.Reaches(t, tcp, "service "+service, a.app2.Namespace, a.app1.IPv4, reached)
+		lab.Reaches(t, tcp, "service "+service, a.app2.Namespace, n.Outside.IPv4, !reached)
 	}
 
 	for role, reached := range map[string]bool{"edge": true, "core": false} {
 		a.load(onApp1(`"ingress": [{"fromNodes": [{"matchLabels": {"role": "` + role + `"}}]}]`))
-		reaches(t, tcp, "from nodes that are "+role, n.Namespace, a.app1.IPv4, reached)
-		reaches(t, tcp, "a workload is no node", a.app2.Namespace, a.app1.IPv4, false)
+		lab.Reaches(t, tcp, "from nodes that are "+role, n.Namespace, a.app1.IPv4, reached)
+		lab.Reaches(t, tcp, "a workload is no node", a.app2.Namespace, a.app1.IPv4, false)
 	}
 }

@@ -7,7 +7,6 @@ package node_test
 import (
 	"context"
 	"fmt"
-	"net/netip"
 	"strings"
 	"testing"
 	"time"
@@ -124,59 +123,4 @@ func lastLine(text string) string {
 func (a *apps) endpoints() string {
 	a.t.Helper()
 	return a.cli("endpoint", "list")
-}
-
-// probe is one way to reach a peer.
-type probe struct {
-	name string
-	try  func(ctx context.Context, from *lab.Namespace, to netip.Addr) error
-}
-
-const port = 80
-
-var probes = []probe{
-	{"TCP", func(ctx context.Context, from *lab.Namespace, to netip.Addr) error {
-		return from.RoundTripTCP(ctx, netip.AddrPortFrom(to, port), []byte("hello"))
-	}},
-	{"UDP", func(ctx context.Context, from *lab.Namespace, to netip.Addr) error {
-		return from.RoundTripUDP(ctx, netip.AddrPortFrom(to, port), []byte("hello"))
-	}},
-	{"ICMP", func(ctx context.Context, from *lab.Namespace, to netip.Addr) error {
-		return from.Ping(ctx, to)
-	}},
-}
-
-// serve answers TCP and UDP at the port on all the workload's addresses.
-func serve(t *testing.T, n *lab.Namespace, addrs ...netip.Addr) {
-	t.Helper()
-	for _, ip := range addrs {
-		tcp, err := n.ServeTCP(netip.AddrPortFrom(ip, port))
-		if err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(func() { tcp.Close() })
-		udp, err := n.ServeUDP(netip.AddrPortFrom(ip, port))
-		if err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(func() { udp.Close() })
-	}
-}
-
-// reaches fails unless the probe gets an answer, or with allowed unset gets none.
-func reaches(t *testing.T, p probe, what string, from *lab.Namespace, to netip.Addr, allowed bool) {
-	t.Helper()
-	limit := 5 * time.Second
-	if !allowed {
-		limit = 300 * time.Millisecond
-	}
-	ctx, cancel := context.WithTimeout(t.Context(), limit)
-	defer cancel()
-	err := p.try(ctx, from, to)
-	if allowed && err != nil {
-		t.Errorf("%s %s to %s: %v", p.name, what, to, err)
-	}
-	if !allowed && err == nil {
-		t.Errorf("%s %s to %s was answered", p.name, what, to)
-	}
 }

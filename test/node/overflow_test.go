@@ -20,10 +20,10 @@ func TestAPolicyThatOutgrowsItsMapClosesItsEndpoint(t *testing.T) {
 	a := &apps{Node: n, t: t}
 	a.startAgent("--policy-map-max=8")
 	a.app1, a.app2, a.app3 = a.workload("app1"), a.workload("app2"), a.workload("app3")
-	serve(t, a.app1.Namespace, a.app1.IPv4)
-	serve(t, a.app3.Namespace, a.app3.IPv4)
+	lab.Serve(t, a.app1.Namespace, a.app1.IPv4)
+	lab.Serve(t, a.app3.Namespace, a.app3.IPv4)
 	a.load(onApp1(`"ingress": [{"fromEndpoints": [{"matchExpressions": [{"key": "id", "operator": "Exists"}]}]}]`))
-	reaches(t, probes[0], "while it fits: app2", a.app2.Namespace, a.app1.IPv4, true)
+	lab.Reaches(t, lab.Probes[0], "while it fits: app2", a.app2.Namespace, a.app1.IPv4, true)
 	for i := range 6 {
 		a.workload(fmt.Sprintf("more%d", i))
 	}
@@ -32,10 +32,10 @@ func TestAPolicyThatOutgrowsItsMapClosesItsEndpoint(t *testing.T) {
 		must(t, err)
 		return status.Code == 1 && strings.Contains(status.Stdout+status.Stderr, "a policy map holds 8")
 	})
-	reaches(t, probes[0], "when it does not fit: app2", a.app2.Namespace, a.app1.IPv4, false)
-	reaches(t, probes[0], "others", a.app2.Namespace, a.app3.IPv4, true)
+	lab.Reaches(t, lab.Probes[0], "when it does not fit: app2", a.app2.Namespace, a.app1.IPv4, false)
+	lab.Reaches(t, lab.Probes[0], "others", a.app2.Namespace, a.app3.IPv4, true)
 	a.load(onApp1(`"ingress": [{` + fromApp2 + `}]`))
-	reaches(t, probes[0], "under rules that fit: app2", a.app2.Namespace, a.app1.IPv4, true)
+	lab.Reaches(t, lab.Probes[0], "under rules that fit: app2", a.app2.Namespace, a.app1.IPv4, true)
 	if status := a.cli("status"); strings.Contains(status, "a policy map holds") {
 		t.Errorf("status under rules that fit:\n%s", status)
 	}
@@ -54,7 +54,7 @@ func eventually(t *testing.T, what string, true func() bool) {
 // what was in force stays in force.
 func TestAnImportThatDoesNotFitIsRefused(t *testing.T) {
 	a := start(t, "--policy-map-max=8")
-	serve(t, a.app1.Namespace, a.app1.IPv4)
+	lab.Serve(t, a.app1.Namespace, a.app1.IPv4)
 	a.load(onApp1(`"ingress": [{` + fromApp2 + `}]`))
 	before := a.cli("policy", "get")
 	var prefixes []string
@@ -73,6 +73,6 @@ func TestAnImportThatDoesNotFitIsRefused(t *testing.T) {
 		t.Errorf("the rules after a refused import:\n%s\nbefore:\n%s", after, before)
 	}
 	a.cli("status")
-	reaches(t, probes[0], "app2 after a refused import", a.app2.Namespace, a.app1.IPv4, true)
-	reaches(t, probes[0], "app3 after a refused import", a.app3.Namespace, a.app1.IPv4, false)
+	lab.Reaches(t, lab.Probes[0], "app2 after a refused import", a.app2.Namespace, a.app1.IPv4, true)
+	lab.Reaches(t, lab.Probes[0], "app3 after a refused import", a.app3.Namespace, a.app1.IPv4, false)
 }

@@ -12,70 +12,55 @@ import (
 	"cilium.local/cilium/test/lab"
 )
 
-// allow is a rule by which app1 accepts one protocol from one peer.
-func allow(peer, l4 string) string {
-	return fmt.Sprintf(`[{
-		"labels": [{"key": "name", "value": "rule"}],
-		"endpointSelector": {"matchLabels": {"id": "app1"}},
-		"ingress": [{%s, %s}]
-	}]`, peer, l4)
-}
-
 const (
 	fromApp2 = `"fromEndpoints": [{"matchLabels": {"id": "app2"}}]`
 	fromHost = `"fromEntities": ["host"]`
 )
 
-var l4Of = map[string]string{
-	"TCP":  `"toPorts": [{"ports": [{"port": "80", "protocol": "TCP"}]}]`,
-	"UDP":  `"toPorts": [{"ports": [{"port": "80", "protocol": "UDP"}]}]`,
-	"ICMP": `"icmps": [{"fields": [{"family": "IPv4", "type": 8}, {"family": "IPv6", "type": 128}]}]`,
-}
-
 func TestPolicyByLabelsProtocolAndPort(t *testing.T) {
 	a := start(t)
 	both := []netip.Addr{a.app1.IPv4, a.app1.IPv6}
-	serve(t, a.app1.Namespace, both...)
+	lab.Serve(t, a.app1.Namespace, both...)
 	for _, to := range both {
-		for _, p := range probes {
-			reaches(t, p, "without policy, app2", a.app2.Namespace, to, true)
-			reaches(t, p, "without policy, app3", a.app3.Namespace, to, true)
-			reaches(t, p, "without policy, host", a.Namespace, to, true)
+		for _, p := range lab.Probes {
+			lab.Reaches(t, p, "without policy, app2", a.app2.Namespace, to, true)
+			lab.Reaches(t, p, "without policy, app3", a.app3.Namespace, to, true)
+			lab.Reaches(t, p, "without policy, host", a.Namespace, to, true)
 		}
 	}
-	for allowed, l4 := range l4Of {
-		a.load(allow(fromApp2, l4))
+	for allowed, l4 := range lab.L4Rules {
+		a.load(lab.AllowRule(fromApp2, l4))
 		for _, to := range both {
-			for _, p := range probes {
-				reaches(t, p, "app2 under "+allowed, a.app2.Namespace, to, p.name == allowed)
-				reaches(t, p, "app3 under "+allowed, a.app3.Namespace, to, false)
-				reaches(t, p, "host under "+allowed, a.Namespace, to, false)
+			for _, p := range lab.Probes {
+				lab.Reaches(t, p, "app2 under "+allowed, a.app2.Namespace, to, p.Name == allowed)
+				lab.Reaches(t, p, "app3 under "+allowed, a.app3.Namespace, to, false)
+				lab.Reaches(t, p, "host under "+allowed, a.Namespace, to, false)
 			}
 		}
-		a.load(allow(fromHost, l4))
+		a.load(lab.AllowRule(fromHost, l4))
 		for _, to := range both {
-			for _, p := range probes {
-				reaches(t, p, "app2 under host "+allowed, a.app2.Namespace, to, false)
-				reaches(t, p, "host under host "+allowed, a.Namespace, to, p.name == allowed)
+			for _, p := range lab.Probes {
+				lab.Reaches(t, p, "app2 under host "+allowed, a.app2.Namespace, to, false)
+				lab.Reaches(t, p, "host under host "+allowed, a.Namespace, to, p.Name == allowed)
 			}
 		}
 	}
 	a.cli("policy", "delete", "--all")
-	reaches(t, probes[0], "after delete, app3", a.app3.Namespace, a.app1.IPv4, true)
+	lab.Reaches(t, lab.Probes[0], "after delete, app3", a.app3.Namespace, a.app1.IPv4, true)
 }
 
 func TestEgressPolicyTowardsTheHost(t *testing.T) {
 	a := start(t)
-	serve(t, a.Namespace, gateways(t, a)...)
+	lab.Serve(t, a.Namespace, gateways(t, a)...)
 	rule := func(entity string) string {
 		return `[{"endpointSelector": {"matchLabels": {"id": "app1"}}, "egress": [{"toEntities": ["` + entity + `"]}]}]`
 	}
 	for _, entity := range []string{"host", "world"} {
 		a.load(rule(entity))
 		for _, to := range gateways(t, a) {
-			for _, p := range probes {
-				reaches(t, p, "app1 with egress to "+entity, a.app1.Namespace, to, entity == "host")
-				reaches(t, p, "app2 without policy", a.app2.Namespace, to, true)
+			for _, p := range lab.Probes {
+				lab.Reaches(t, p, "app1 with egress to "+entity, a.app1.Namespace, to, entity == "host")
+				lab.Reaches(t, p, "app2 without policy", a.app2.Namespace, to, true)
 			}
 		}
 	}
@@ -89,33 +74,33 @@ func gateways(t *testing.T, a *apps) []netip.Addr {
 
 func TestPortRangesDenyRulesAndSwitchedOffDefaultDeny(t *testing.T) {
 	a := start(t)
-	serve(t, a.app1.Namespace, a.app1.IPv4)
-	tcp := probes[0]
+	lab.Serve(t, a.app1.Namespace, a.app1.IPv4)
+	tcp := lab.Probes[0]
 	ports := func(from, to int) string {
 		return fmt.Sprintf(`"toPorts": [{"ports": [{"port": "%d", "endPort": %d, "protocol": "TCP"}]}]`, from, to)
 	}
-	a.load(allow(fromApp2, ports(70, 90)))
-	reaches(t, tcp, "inside the range", a.app2.Namespace, a.app1.IPv4, true)
-	a.load(allow(fromApp2, ports(81, 90)))
-	reaches(t, tcp, "below the range", a.app2.Namespace, a.app1.IPv4, false)
+	a.load(lab.AllowRule(fromApp2, ports(70, 90)))
+	lab.Reaches(t, tcp, "inside the range", a.app2.Namespace, a.app1.IPv4, true)
+	a.load(lab.AllowRule(fromApp2, ports(81, 90)))
+	lab.Reaches(t, tcp, "below the range", a.app2.Namespace, a.app1.IPv4, false)
 
 	a.load(`[{"endpointSelector": {"matchLabels": {"id": "app1"}}, "ingress": [{"fromEndpoints": [{}]}],
 		"ingressDeny": [{"fromEndpoints": [{"matchLabels": {"id": "app3"}}]}]}]`)
-	reaches(t, tcp, "not denied", a.app2.Namespace, a.app1.IPv4, true)
-	reaches(t, tcp, "denied", a.app3.Namespace, a.app1.IPv4, false)
+	lab.Reaches(t, tcp, "not denied", a.app2.Namespace, a.app1.IPv4, true)
+	lab.Reaches(t, tcp, "denied", a.app3.Namespace, a.app1.IPv4, false)
 
 	a.load(`[{"endpointSelector": {"matchLabels": {"id": "app1"}}, "enableDefaultDeny": {"ingress": false},
 		"ingress": [{"fromEndpoints": [{"matchLabels": {"id": "app2"}}]}]}]`)
-	reaches(t, tcp, "not closed by a rule that only adds", a.app3.Namespace, a.app1.IPv4, true)
+	lab.Reaches(t, tcp, "not closed by a rule that only adds", a.app3.Namespace, a.app1.IPv4, true)
 
 	a.load(`[{"endpointSelector": {"matchLabels": {"id": "app1"}}, "ingress": [{}]}]`)
-	reaches(t, tcp, "an element without peers allows any", a.app3.Namespace, a.app1.IPv4, true)
+	lab.Reaches(t, tcp, "an element without peers allows any", a.app3.Namespace, a.app1.IPv4, true)
 }
 
 func TestImportCutsEstablishedConnections(t *testing.T) {
 	a := start(t)
-	serve(t, a.app1.Namespace, a.app1.IPv4)
-	conn, err := a.app3.DialTCP(within(t, 5*time.Second), netip.AddrPortFrom(a.app1.IPv4, port))
+	lab.Serve(t, a.app1.Namespace, a.app1.IPv4)
+	conn, err := a.app3.DialTCP(within(t, 5*time.Second), netip.AddrPortFrom(a.app1.IPv4, lab.ProbePort))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -123,7 +108,7 @@ func TestImportCutsEstablishedConnections(t *testing.T) {
 	if err := exchange(conn, time.Second); err != nil {
 		t.Fatal(err)
 	}
-	a.add(allow(fromApp2, l4Of["TCP"]))
+	a.add(lab.AllowRule(fromApp2, lab.L4Rules["TCP"]))
 	if err := exchange(conn, 300*time.Millisecond); err == nil {
 		t.Error("an established connection goes on after its peer was denied")
 	}
@@ -135,12 +120,12 @@ func TestImportCutsEstablishedConnections(t *testing.T) {
 
 func TestSpoofedSourceIsDroppedAndReported(t *testing.T) {
 	a := start(t)
-	serve(t, a.app1.Namespace, a.app1.IPv4)
+	lab.Serve(t, a.app1.Namespace, a.app1.IPv4)
 	if err := addAddress(a.app3.Namespace, a.app2.IPv4); err != nil {
 		t.Fatal(err)
 	}
 	before := dropped(t, a, "Invalid source ip")
-	if err := sendUDPFrom(a.app3.Namespace, a.app2.IPv4, netip.AddrPortFrom(a.app1.IPv4, port)); err != nil {
+	if err := sendUDPFrom(a.app3.Namespace, a.app2.IPv4, netip.AddrPortFrom(a.app1.IPv4, lab.ProbePort)); err != nil {
 		t.Fatal(err)
 	}
 	if after := dropped(t, a, "Invalid source ip"); after != before+1 {
@@ -153,9 +138,9 @@ func TestWorkloadWithoutKnownLabelsIsClosed(t *testing.T) {
 	a := &apps{Node: n, t: t}
 	a.startAgent("--kvstore-endpoints=http://127.0.0.1:9")
 	a.app1, a.app2 = a.workload("app1"), a.workload("app2")
-	serve(t, a.app1.Namespace, a.app1.IPv4)
-	for _, p := range probes {
-		reaches(t, p, "while the store is away", a.app2.Namespace, a.app1.IPv4, false)
+	lab.Serve(t, a.app1.Namespace, a.app1.IPv4)
+	for _, p := range lab.Probes {
+		lab.Reaches(t, p, "while the store is away", a.app2.Namespace, a.app1.IPv4, false)
 	}
 	if list := a.endpoints(); !strings.Contains(list, "waiting-for-identity") || !strings.Contains(list, "reserved:init") {
 		t.Errorf("endpoints that wait for the store:\n%s", list)

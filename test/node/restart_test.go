@@ -68,10 +68,10 @@ func (x *transfer) moves(t *testing.T, when string, limit time.Duration) {
 
 func TestKilledAgentLeavesTrafficAndPolicyAlone(t *testing.T) {
 	a := start(t)
-	serve(t, a.app1.Namespace, a.app1.IPv4, a.app1.IPv6)
-	a.add(allow(fromApp2, l4Of["TCP"]))
-	tcp := probes[0]
-	conn, err := a.app2.DialTCP(within(t, 5*time.Second), netip.AddrPortFrom(a.app1.IPv4, port))
+	lab.Serve(t, a.app1.Namespace, a.app1.IPv4, a.app1.IPv6)
+	a.add(lab.AllowRule(fromApp2, lab.L4Rules["TCP"]))
+	tcp := lab.Probes[0]
+	conn, err := a.app2.DialTCP(within(t, 5*time.Second), netip.AddrPortFrom(a.app1.IPv4, lab.ProbePort))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -83,35 +83,35 @@ func TestKilledAgentLeavesTrafficAndPolicyAlone(t *testing.T) {
 	for round := range 3 {
 		a.killAgent()
 		x.moves(t, "without an agent", 2*time.Second)
-		reaches(t, tcp, "new connection without an agent", a.app2.Namespace, a.app1.IPv6, true)
-		reaches(t, tcp, "denied peer without an agent", a.app3.Namespace, a.app1.IPv4, false)
+		lab.Reaches(t, tcp, "new connection without an agent", a.app2.Namespace, a.app1.IPv6, true)
+		lab.Reaches(t, tcp, "denied peer without an agent", a.app3.Namespace, a.app1.IPv4, false)
 
 		denied := make(chan error, 1)
 		ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second)
-		go func() { denied <- tcp.try(ctx, a.app3.Namespace, a.app1.IPv4) }()
+		go func() { denied <- tcp.Try(ctx, a.app3.Namespace, a.app1.IPv4) }()
 		a.startAgent()
 		x.moves(t, "after the restart", 2*time.Second)
 		if after := a.endpoints(); after != before {
 			t.Errorf("endpoints after restart %d:\n%swant:\n%s", round, after, before)
 		}
-		reaches(t, tcp, "denied peer after the restart", a.app3.Namespace, a.app1.IPv4, false)
-		reaches(t, tcp, "allowed peer after the restart", a.app2.Namespace, a.app1.IPv6, true)
+		lab.Reaches(t, tcp, "denied peer after the restart", a.app3.Namespace, a.app1.IPv4, false)
+		lab.Reaches(t, tcp, "allowed peer after the restart", a.app2.Namespace, a.app1.IPv6, true)
 		if err := <-denied; err == nil {
 			t.Error("the denied peer got through during the restart")
 		}
 		cancel()
 	}
-	a.load(allow(fromHost, l4Of["TCP"]))
-	reaches(t, tcp, "policy changes go on working", a.app2.Namespace, a.app1.IPv4, false)
+	a.load(lab.AllowRule(fromHost, lab.L4Rules["TCP"]))
+	lab.Reaches(t, tcp, "policy changes go on working", a.app2.Namespace, a.app1.IPv4, false)
 }
 
 func TestStoppedAgentLeavesTrafficAlone(t *testing.T) {
 	a := start(t)
-	serve(t, a.app1.Namespace, a.app1.IPv4)
+	lab.Serve(t, a.app1.Namespace, a.app1.IPv4)
 	if err := a.agent.Stop(); err != nil {
 		t.Fatal(err)
 	}
-	reaches(t, probes[0], "after SIGTERM", a.app2.Namespace, a.app1.IPv4, true)
+	lab.Reaches(t, lab.Probes[0], "after SIGTERM", a.app2.Namespace, a.app1.IPv4, true)
 }
 
 func TestWorkloadThatWentAwayWithoutAgentIsForgotten(t *testing.T) {
@@ -125,8 +125,8 @@ func TestWorkloadThatWentAwayWithoutAgentIsForgotten(t *testing.T) {
 		}
 	}
 	w := a.workload("app4")
-	serve(t, a.app1.Namespace, a.app1.IPv4)
-	reaches(t, probes[0], "a new workload", w.Namespace, a.app1.IPv4, true)
+	lab.Serve(t, a.app1.Namespace, a.app1.IPv4)
+	lab.Reaches(t, lab.Probes[0], "a new workload", w.Namespace, a.app1.IPv4, true)
 }
 
 func TestSecondAgentOnTheSameStateIsRefused(t *testing.T) {

@@ -21,7 +21,7 @@ import (
 // attempt is one way to talk that a test tries again and again.
 type attempt struct {
 	from, to string // a workload's name, "node" or "outside"
-	probe    probe
+	probe    lab.Probe
 	source   *lab.Namespace
 	addr     netip.Addr
 }
@@ -38,10 +38,10 @@ func (x *attempt) matches(c *api.PolicyFlowChange, outside []netip.Addr) bool {
 		}
 		return slices.Contains(p.Labels, "container:id="+name)
 	}
-	if x.probe.name == "ICMP" && strings.HasSuffix(c.Port, "v6") != x.addr.Is6() {
+	if x.probe.Name == "ICMP" && strings.HasSuffix(c.Port, "v6") != x.addr.Is6() {
 		return false
 	}
-	return slices.Contains(ports[x.probe.name], c.Port) && is(x.from, c.Source) && is(x.to, c.Destination)
+	return slices.Contains(ports[x.probe.Name], c.Port) && is(x.from, c.Source) && is(x.to, c.Destination)
 }
 
 // TestSimulatePredictsWhatThenHappens talks in every way under one policy, tries
@@ -52,10 +52,10 @@ func TestSimulatePredictsWhatThenHappens(t *testing.T) {
 	a.startAgent()
 	a.app1, a.app2, a.app3 = a.workload("app1"), a.workload("app2"), a.workload("app3")
 	inside, outside := []netip.Addr{a.app1.IPv4, a.app1.IPv6}, []netip.Addr{n.Outside.IPv4, n.Outside.IPv6}
-	serve(t, a.app1.Namespace, inside...)
-	serve(t, n.Outside, outside...)
+	lab.Serve(t, a.app1.Namespace, inside...)
+	lab.Serve(t, n.Outside, outside...)
 	var attempts []attempt
-	for _, p := range probes {
+	for _, p := range lab.Probes {
 		for i := range inside {
 			for from, ns := range map[string]*lab.Namespace{"app2": a.app2.Namespace, "app3": a.app3.Namespace, "node": n.Namespace, "outside": n.Outside} {
 				attempts = append(attempts, attempt{from, "app1", p, ns, inside[i]})
@@ -65,10 +65,10 @@ func TestSimulatePredictsWhatThenHappens(t *testing.T) {
 	}
 
 	const rule = `[{"labels": ["name=rule"], "endpointSelector": {"matchLabels": {"id": "app1"}}, %s}]`
-	before := fmt.Sprintf(rule, `"ingress": [{`+fromApp2+`}, {`+fromHost+`, `+l4Of["TCP"]+`}],
+	before := fmt.Sprintf(rule, `"ingress": [{`+fromApp2+`}, {`+fromHost+`, `+lab.L4Rules["TCP"]+`}],
 		"egress": [{"toCIDR": ["0.0.0.0/0"]}]`)
 	sets := fmt.Sprintf(`[{"fromCIDRSet": [{"cidr": "0.0.0.0/0"}, {"cidr": "::/0", "except": ["%s/128"]}]}, {%s}]`, outside[1], fromApp2)
-	after := fmt.Sprintf(rule, `"ingress": `+sets+`, "ingressDeny": [{`+fromApp2+`, `+l4Of["UDP"]+`}],
+	after := fmt.Sprintf(rule, `"ingress": `+sets+`, "ingressDeny": [{`+fromApp2+`, `+lab.L4Rules["UDP"]+`}],
 		"egress": [{"toCIDR": ["::/0"]}]`)
 	file := filepath.Join(t.TempDir(), "after.json")
 	must(t, os.WriteFile(file, []byte(after), 0o600))
@@ -99,7 +99,7 @@ func TestSimulatePredictsWhatThenHappens(t *testing.T) {
 	is, changed := outcomes(t, attempts), 0
 	for i, x := range attempts {
 		if is[i] != predicted[i] {
-			t.Errorf("%s from %s to %s (%s): predicted %t, it is %t", x.probe.name, x.from, x.to, x.addr, predicted[i], is[i])
+			t.Errorf("%s from %s to %s (%s): predicted %t, it is %t", x.probe.Name, x.from, x.to, x.addr, predicted[i], is[i])
 		}
 		if is[i] != was[i] {
 			changed++
@@ -124,7 +124,7 @@ func outcomes(t *testing.T, attempts []attempt) []bool {
 			ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 			defer cancel()
 			ok := 0
-			if attempts[i].probe.try(ctx, attempts[i].source, attempts[i].addr) == nil {
+			if attempts[i].probe.Try(ctx, attempts[i].source, attempts[i].addr) == nil {
 				ok = 1
 			}
 			results <- [2]int{i, ok}

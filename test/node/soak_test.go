@@ -56,7 +56,7 @@ func startLoad(a *apps) *load {
 	l.there = l.stream(ctx, a.app2, a.app1, portThere, streamRate)
 	l.back = l.stream(ctx, a.app1, a.app2, portBack, streamRate)
 	l.denied = l.stream(ctx, a.app3, a.app1, portDenied, 100)
-	conn, err := a.app2.DialTCP(ctx, netip.AddrPortFrom(a.app1.IPv4, port))
+	conn, err := a.app2.DialTCP(ctx, netip.AddrPortFrom(a.app1.IPv4, lab.ProbePort))
 	if err != nil {
 		a.t.Fatal(err)
 	}
@@ -68,7 +68,7 @@ func startLoad(a *apps) *load {
 
 func (l *load) stream(ctx context.Context, from, to *lab.Workload, port uint16, rate int) *lab.Datagrams {
 	l.a.t.Helper()
-	s, err := from.StreamUDP(ctx, to.Namespace, netip.AddrPortFrom(to.IPv4, port), rate)
+	s, err := from.StreamUDP(ctx, to.Namespace, netip.AddrPortFrom(to.IPv4, lab.ProbePort), rate)
 	if err != nil {
 		l.a.t.Fatal(err)
 	}
@@ -80,7 +80,7 @@ func (l *load) connect(ctx context.Context) {
 	targets := []netip.Addr{l.a.app1.IPv4, l.a.app1.IPv6}
 	for i := 0; ctx.Err() == nil; i++ {
 		try, cancel := context.WithTimeout(ctx, 5*time.Second)
-		err := l.a.app2.RoundTripTCP(try, netip.AddrPortFrom(targets[i%2], port), []byte("hello"))
+		err := l.a.app2.RoundTripTCP(try, netip.AddrPortFrom(targets[i%2], lab.ProbePort), []byte("hello"))
 		cancel()
 		if err != nil && ctx.Err() == nil {
 			select {
@@ -147,7 +147,7 @@ const soakRules = `[{"endpointSelector": {"matchLabels": {"id": "app1"}}, "ingre
 // notice: every datagram arrives, no connection breaks, nobody denied gets through.
 func TestSoakRestarts(t *testing.T) {
 	a := start(t)
-	serve(t, a.app1.Namespace, a.app1.IPv4, a.app1.IPv6)
+	lab.Serve(t, a.app1.Namespace, a.app1.IPv4, a.app1.IPv6)
 	a.add(soakRules)
 	before := a.drops()
 	l := startLoad(a)

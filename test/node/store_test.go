@@ -29,20 +29,20 @@ func TestNodesThatShareAStoreShareIdentities(t *testing.T) {
 	// closed, until it is back.
 	one.killAgent()
 	late, known := two.workload("app3"), two.labelled("second", "container:id=app2")
-	serve(t, known.Namespace, known.IPv4)
-	serve(t, late.Namespace, late.IPv4)
+	lab.Serve(t, known.Namespace, known.IPv4)
+	lab.Serve(t, late.Namespace, late.IPv4)
 	if id := two.identity("app3"); id != "" {
 		t.Errorf("identity %s was made up without the store", id)
 	}
-	reaches(t, probes[0], "a workload of unknown identity", late.Namespace, known.IPv4, false)
-	reaches(t, probes[0], "one of a known identity", known.Namespace, known.IPv4, true)
+	lab.Reaches(t, lab.Probes[0], "a workload of unknown identity", late.Namespace, known.IPv4, false)
+	lab.Reaches(t, lab.Probes[0], "one of a known identity", known.Namespace, known.IPv4, true)
 	one.startAgent()
 	for deadline := time.Now().Add(20 * time.Second); two.identity("app3") == ""; time.Sleep(50 * time.Millisecond) {
 		if time.Now().After(deadline) {
 			t.Fatalf("no identity after the store came back:\n%s", two.endpoints())
 		}
 	}
-	reaches(t, probes[0], "after the store came back", late.Namespace, known.IPv4, true)
+	lab.Reaches(t, lab.Probes[0], "after the store came back", late.Namespace, known.IPv4, true)
 }
 
 // identity is the number that the node has for the label id=name, or "".

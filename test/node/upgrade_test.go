@@ -144,7 +144,7 @@ type upgrade struct {
 func beginUpgrades(t *testing.T) *upgrade {
 	t.Helper()
 	a := start(t)
-	serve(t, a.app1.Namespace, a.app1.IPv4, a.app1.IPv6)
+	lab.Serve(t, a.app1.Namespace, a.app1.IPv4, a.app1.IPv6)
 	a.add(upgradeRules)
 	u := &upgrade{apps: a, others: a.drops(), listed: a.endpoints(), denied: a.count("Policy denied")}
 	u.load = startLoad(a)

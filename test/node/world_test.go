@@ -26,18 +26,18 @@ func TestTrafficWithTheOutsideUnderPolicy(t *testing.T) {
 	a.app1 = a.workload("app1")
 	inside := []netip.Addr{a.app1.IPv4, a.app1.IPv6}
 	outside := []netip.Addr{n.Outside.IPv4, n.Outside.IPv6}
-	serve(t, a.app1.Namespace, inside...)
-	serve(t, n.Outside, outside...)
+	lab.Serve(t, a.app1.Namespace, inside...)
+	lab.Serve(t, n.Outside, outside...)
 
 	a.load(`[{"endpointSelector": {"matchLabels": {"id": "app1"}},
 		"ingress": [{"fromEntities": ["world"], "toPorts": [{"ports": [{"port": "80", "protocol": "TCP"}]}]}],
 		"egress": [{"toEntities": ["world"], "toPorts": [{"ports": [{"port": "80", "protocol": "UDP"}]}]}]}]`)
 	for i := range inside {
-		for _, p := range probes {
-			reaches(t, p, "the outside", n.Outside, inside[i], p.name == "TCP")
-			reaches(t, p, "app1", a.app1.Namespace, outside[i], p.name == "UDP")
+		for _, p := range lab.Probes {
+			lab.Reaches(t, p, "the outside", n.Outside, inside[i], p.Name == "TCP")
+			lab.Reaches(t, p, "app1", a.app1.Namespace, outside[i], p.Name == "UDP")
 		}
-		reaches(t, probes[0], "the host is not the world", n.Namespace, inside[i], false)
+		lab.Reaches(t, lab.Probes[0], "the host is not the world", n.Namespace, inside[i], false)
 	}
 }
 
@@ -55,11 +55,11 @@ func TestUnusedAddressesOfTheRangeDoNotLeak(t *testing.T) {
 
 func TestMonitorTraceAndMetricsTellOfADrop(t *testing.T) {
 	a := start(t, "--prometheus-serve-addr=127.0.0.1:9962")
-	serve(t, a.app1.Namespace, a.app1.IPv4)
-	a.add(allow(fromApp2, l4Of["TCP"]))
-	reaches(t, probes[0], "allowed", a.app2.Namespace, a.app1.IPv4, true)
+	lab.Serve(t, a.app1.Namespace, a.app1.IPv4)
+	a.add(lab.AllowRule(fromApp2, lab.L4Rules["TCP"]))
+	lab.Reaches(t, lab.Probes[0], "allowed", a.app2.Namespace, a.app1.IPv4, true)
 	lines := a.monitor("--type", "drop", "-v")
-	reaches(t, probes[0], "denied", a.app3.Namespace, a.app1.IPv4, false)
+	lab.Reaches(t, lab.Probes[0], "denied", a.app3.Namespace, a.app1.IPv4, false)
 	text := lines.waitFor(t, "decided at")
 	for _, want := range []string{"xx drop (Policy denied)", "container:id=app3", "container:id=app1", "tcp SYN", "event ", "bpf/lib/policy.h:", "name=rule"} {
 		if !strings.Contains(text, want) {
