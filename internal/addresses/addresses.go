@@ -14,8 +14,8 @@ import (
 	"cilium.local/cilium/internal/kvstore"
 )
 
-// prefix is that of the keys, which end with the address.
-const prefix = "cilium/state/ip/v1/default/"
+// Prefix is that of the keys, which end with the address.
+const Prefix = "cilium/state/ip/v1/default/"
 
 // Row is an address with the identity of the workload that has it, on the node with
 // the address Host in the network between the nodes.
@@ -38,7 +38,7 @@ type record struct {
 // Encode returns what stands in the store about an address, and under which key.
 func Encode(r Row) (key, value string, err error) {
 	text, err := json.Marshal(record{IP: r.Addr, HostIP: r.Host, ID: r.Identity})
-	return prefix + r.Addr.String(), string(text), err
+	return Prefix + r.Addr.String(), string(text), err
 }
 
 // Announcer tells other nodes of this node's workloads. Its methods do not wait for
@@ -78,5 +78,5 @@ func (a *Announcer) Withdraw(addr netip.Addr) {
 	if !a.host.IsValid() {
 		return
 	}
-	a.store.Drop(prefix + addr.String())
+	a.store.Drop(Prefix + addr.String())
 }

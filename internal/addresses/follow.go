@@ -46,7 +46,7 @@ func NewFollower(store *kvstore.Store, log *slog.Logger) *Follower {
 // problem, and changes nothing: if it stands in the place of a good one, that one stays
 // in force until the key is written well or deleted.
 func (f *Follower) Run(ctx context.Context, handle func(present []Row, gone []netip.Addr)) error {
-	return f.store.Watch(ctx, prefix, func(events []kvstore.Event) {
+	return f.store.Watch(ctx, Prefix, func(events []kvstore.Event) {
 		handle(f.read(events))
 	})
 }
@@ -98,11 +98,11 @@ func (f *Follower) read(events []kvstore.Event) (present []Row, gone []netip.Add
 // parseKey reads the address that a key is about. One that is written otherwise than
 // addresses are would be a second key of the same address.
 func parseKey(key string) (netip.Addr, error) {
-	addr, err := netip.ParseAddr(strings.TrimPrefix(key, prefix))
+	addr, err := netip.ParseAddr(strings.TrimPrefix(key, Prefix))
 	if err != nil {
 		return addr, errors.New("its end is no IP address")
 	}
-	if plain := addr.Unmap().WithZone(""); prefix+plain.String() != key {
+	if plain := addr.Unmap().WithZone(""); Prefix+plain.String() != key {
 		return addr, fmt.Errorf("its end is not as %s is written", plain)
 	}
 	return addr, nil

@@ -15,8 +15,10 @@ import (
 
 	"cilium.local/cilium/api/client"
 	"cilium.local/cilium/api/client/pending"
+	"cilium.local/cilium/internal/addresses"
 	"cilium.local/cilium/internal/apiserver"
 	"cilium.local/cilium/internal/datapath/device"
+	"cilium.local/cilium/internal/idalloc"
 )
 
 // Run brings back the previous run's endpoints, then answers the API and works
@@ -44,6 +46,8 @@ func (a *Agent) Run(ctx context.Context) error {
 	if err := a.endpoints.Resume(ctx); err != nil {
 		a.log.Error("some endpoints are not restored", "error", err)
 	}
+	// All claims and addresses of what is still there are wanted by now.
+	a.store.DropEarlier(idalloc.ClaimPrefix, addresses.Prefix)
 	if a.dp.Staged() {
 		a.rows.settle(ctx)
 	}

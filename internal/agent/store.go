@@ -92,7 +92,7 @@ func (a *Agent) storeStatus() *api.Status {
 func (a *Agent) openStore(ctx context.Context) (err error) {
 	a.store, err = kvstore.Open(ctx, kvstore.Config{
 		Endpoints: a.cfg.Store.Endpoints, StateDir: a.cfg.StateDir,
-		LeaseTTL: a.cfg.Store.LeaseTTL, Observe: a.metrics.KVStore,
+		LeaseFile: a.cfg.path("lease"), LeaseTTL: a.cfg.Store.LeaseTTL, Observe: a.metrics.KVStore,
 	}, a.log)
 	if err != nil {
 		return err

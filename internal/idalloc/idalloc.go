@@ -35,11 +35,14 @@ import (
 	"cilium.local/cilium/internal/label"
 )
 
+// ClaimPrefix begins the keys by which nodes tell which identities they use.
+const ClaimPrefix = base + "value/"
+
 // Keys in the store.
 const (
 	base        = "cilium/state/identities/v1/"
 	idPrefix    = base + "id/"
-	valuePrefix = base + "value/"
+	valuePrefix = ClaimPrefix
 	gcLock      = base + "locks/gc"
 )
 

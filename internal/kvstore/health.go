@@ -12,6 +12,7 @@ import (
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/connectivity"
 	"google.golang.org/grpc/status"
 )
 
@@ -91,6 +92,16 @@ func (s *Store) watchHealth(ctx context.Context) {
 			timer.Stop()
 		}
 		s.probe(ctx)
+	}
+}
+
+// watchConnection has the store checked as soon as a connection to it breaks.
+func (s *Store) watchConnection(ctx context.Context) {
+	conn := s.client.ActiveConnection()
+	for state := conn.GetState(); conn.WaitForStateChange(ctx, state); {
+		if state = conn.GetState(); state != connectivity.Ready && s.health.failing() == nil {
+			s.health.wake()
+		}
 	}
 }
 
@@ -222,6 +233,7 @@ func (h *health) saw(revision int64) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.revision = max(h.revision, revision)
+	h.answer = time.Now()
 }
 
 // wrote books a value that the store has, ours or another's.

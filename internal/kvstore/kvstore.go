@@ -45,6 +45,9 @@ type Config struct {
 	// StateDir is the folder under which the embedded store keeps its data, in
 	// "etcd". The path may be at most 90 bytes long, for the socket's sake.
 	StateDir string
+	// LeaseFile is where the process writes down its lease, for DropEarlier of a
+	// later one; empty: nowhere.
+	LeaseFile string
 	// TLS, Username and Password are for external stores and may be empty.
 	TLS                *tls.Config
 	Username, Password string
@@ -141,6 +144,7 @@ func Open(ctx context.Context, cfg Config, log *slog.Logger) (*Store, error) {
 	s.stop = stop
 	s.probe(ctx)
 	s.running.Go(func() { s.watchHealth(background) })
+	s.running.Go(func() { s.watchConnection(background) })
 	s.running.Go(func() { s.leases.run(background) })
 	return s, nil
 }

@@ -32,11 +32,14 @@ type leases struct {
 	rewriting sync.RWMutex
 
 	mu      sync.Mutex
-	id      clientv3.LeaseID // 0: none
-	retired clientv3.LeaseID // to be revoked, with what is left under it; 0: none
-	check   bool             // the store may have lost keys
-	keys    map[string]leasedKey
-	dropped map[string]*string // keys to be deleted if they have this value; nil: whatever they have
+	id      clientv3.LeaseID   // 0: none
+	retired clientv3.LeaseID   // to be revoked, with what is left under it; 0: none
+	earlier []clientv3.LeaseID // of earlier processes
+	// dropBelow are the prefixes of which earlier leases' keys go; nil: not yet.
+	dropBelow []string
+	check     bool // the store may have lost keys
+	keys      map[string]leasedKey
+	dropped   map[string]*string // keys to be deleted if they have this value; nil: whatever they have
 }
 
 type leasedKey struct {
@@ -45,10 +48,12 @@ type leasedKey struct {
 }
 
 func newLeases(s *Store) *leases {
-	return &leases{
+	l := &leases{
 		store: s, wake: make(chan struct{}, 1),
 		keys: make(map[string]leasedKey), dropped: make(map[string]*string),
 	}
+	l.loadEarlier()
+	return l
 }
 
 // current returns the lease, granting one when there is none.
@@ -68,6 +73,7 @@ func (l *leases) current(ctx context.Context) (clientv3.LeaseID, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.id = resp.ID
+	l.saveLeases()
 	l.kick()
 	return resp.ID, nil
 }
@@ -144,7 +150,9 @@ func (l *leases) run(ctx context.Context) {
 		wait := every
 		if err := l.refresh(ctx); err != nil {
 			wait = retry
-			if ctx.Err() == nil {
+			if l.store.health.failing() != nil {
+				wait = every // its answer wakes us
+			} else if ctx.Err() == nil {
 				l.store.log.Warn("leased keys of the key-value store not refreshed, will be retried", "error", err)
 			}
 		}
@@ -182,7 +190,10 @@ func (l *leases) refresh(ctx context.Context) error {
 	if err := l.deleteDropped(ctx); err != nil {
 		return err
 	}
-	return l.revokeRetired(ctx)
+	if err := l.revokeRetired(ctx); err != nil {
+		return err
+	}
+	return l.deleteEarlier(ctx)
 }
 
 func (l *leases) prolong(ctx context.Context, id clientv3.LeaseID) error {

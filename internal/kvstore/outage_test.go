@@ -5,6 +5,7 @@ package kvstore_test
 import (
 	"context"
 	"fmt"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"strings"
@@ -257,6 +258,56 @@ func fill(t testing.TB, c *clientv3.Client, n int, kv func(int) (key, value stri
 		}
 		if _, err := c.Txn(t.Context()).Then(ops...).Commit(); err != nil {
 			t.Fatal(err)
+		}
+	}
+}
+
+// A process gives up keys while the store is away, and ends before it can tell.
+func TestWhatAnEarlierProcessGaveUpGoesBeforeItsLease(t *testing.T) {
+	if testing.Short() {
+		t.Skip("stops and starts a server")
+	}
+	e := newEtcd(t)
+	e.start()
+	cfg := quick(e)
+	cfg.LeaseFile = filepath.Join(t.TempDir(), "lease")
+	first, err := kvstore.Open(t.Context(), cfg, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, key := range []string{"e/kept", "e/given-up", "e/taken", "other/given-up"} {
+		if err := first.SetLeased(t.Context(), key, "1"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	e.stop()
+	if err := first.Close(); err != nil {
+		t.Fatal(err)
+	}
+	second := openStore(t, cfg)
+	waitState(t, second, kvstore.StateFailure)
+	second.Keep("e/kept", "1")
+	second.Keep("e/new", "1")
+	second.DropEarlier("e/")
+	shared := e.address
+	e.address = freePort(t)
+	e.start()
+	if _, err := etcdctl(t, e.url()).Put(t.Context(), "e/taken", "another's"); err != nil {
+		t.Fatal(err)
+	}
+	e.stop()
+	e.address = shared
+	e.start()
+	r, others := follow(t, second, "e/"), follow(t, second, "other/")
+	r.expect(t, map[string]string{"e/kept": "1", "e/new": "1", "e/taken": "another's"})
+	others.expect(t, map[string]string{"other/given-up": "1"})
+	for deadline := time.Now().Add(5 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+		text, err := os.ReadFile(cfg.LeaseFile)
+		if err == nil && len(strings.Fields(string(text))) == 1 {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("the file of leases is %q, %v; want one", text, err)
 		}
 	}
 }
