@@ -124,9 +124,9 @@ test: ## Set up, build and run all tests; as root also those on a real kernel an
 	$(if $(E2E_PACKAGES),CILIUM_BIN_DIR=$(BIN) $(GO) test -count=1 -p 1 -timeout 30m $(TESTFLAGS) $(E2E_PACKAGES))
 
 .PHONY: soak
-soak: ## Run at full length what the tests run shortened: restarts and policy changes under load (root)
+soak: ## Run at full length what the tests run shortened: restarts and policy changes under load, the store away (root)
 	$(MAKE) --no-print-directory build
-	CILIUM_SOAK=1 CILIUM_BIN_DIR=$(BIN) $(GO) test -count=1 -v -timeout 60m -run Soak ./test/node
+	CILIUM_SOAK=1 CILIUM_BIN_DIR=$(BIN) $(GO) test -count=1 -v -timeout 60m -run 'Soak|WhileTheStoreIsAway' ./test/node
 
 .PHONY: test-vm
 test-vm: ## Run the data plane's tests on Debian's other kernels, in emulated machines (root)
