@@ -56,7 +56,9 @@ func (w *watchers) progress(ctx context.Context, client *clientv3.Client, revisi
 	ask := false
 	for _, p := range w.all {
 		if p.revision < revision && p.revision > 0 {
-			ask = true
+			// Servers before 3.4.25 and 3.5.8 answer for watches that are not there
+			// yet, too: a watch that has just begun is not asked about.
+			ask = ask || !p.since.IsZero()
 			if p.since.IsZero() {
 				p.since, p.target = time.Now(), revision
 			}

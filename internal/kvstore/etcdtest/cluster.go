@@ -8,8 +8,6 @@ import (
 	"fmt"
 	"net"
 	"net/url"
-	"os"
-	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
@@ -27,8 +25,8 @@ type Cluster struct {
 }
 
 type member struct {
-	dir                  string
-	client, peer, socket url.URL
+	dir          string
+	client, peer url.URL
 
 	mu      sync.Mutex
 	running *embed.Etcd
@@ -39,14 +37,8 @@ func New(t testing.TB, members int) *Cluster {
 	t.Helper()
 	c := &Cluster{t: t}
 	for range members {
-		dir, err := os.MkdirTemp("", "etcd") // short, for the socket's sake
-		if err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(func() { _ = os.RemoveAll(dir) })
 		c.members = append(c.members, &member{
-			dir: filepath.Join(dir, "data"), client: freeURL(t), peer: freeURL(t),
-			socket: url.URL{Scheme: "unix", Path: filepath.Join(dir, "sock")},
+			dir: t.TempDir(), client: freeURL(t), peer: freeURL(t),
 		})
 	}
 	t.Cleanup(func() {
@@ -77,9 +69,6 @@ func freeURL(t testing.TB) url.URL {
 // URL returns where clients find a member.
 func (c *Cluster) URL(i int) string { return c.members[i].client.String() }
 
-// Socket returns where clients in other network namespaces find a member.
-func (c *Cluster) Socket(i int) string { return c.members[i].socket.String() }
-
 // URLs returns where clients find all members.
 func (c *Cluster) URLs() (urls []string) {
 	for i := range c.members {
@@ -97,8 +86,7 @@ func (c *Cluster) Start(i int) {
 	}
 	cfg := embed.NewConfig()
 	cfg.Name, cfg.Dir = fmt.Sprintf("m%d", i), m.dir
-	_ = os.Remove(m.socket.Path)
-	cfg.ListenClientUrls, cfg.AdvertiseClientUrls = []url.URL{m.client, m.socket}, []url.URL{m.client}
+	cfg.ListenClientUrls, cfg.AdvertiseClientUrls = []url.URL{m.client}, []url.URL{m.client}
 	cfg.ListenPeerUrls, cfg.AdvertisePeerUrls = []url.URL{m.peer}, []url.URL{m.peer}
 	cfg.InitialCluster = strings.Join(all, ",")
 	cfg.TickMs, cfg.ElectionMs = 50, 500
