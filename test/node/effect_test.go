@@ -35,7 +35,7 @@ func TestAuditedRulesChangeNothingAndTellWhatTheyWould(t *testing.T) {
 	must(t, exchange(conn, time.Second))
 	verdict := func(what, from string) {
 		t.Helper()
-		text := lines.waitFor(t, "audit, would be "+what)
+		text := lines.WaitFor(t, "audit, would be "+what)
 		if !regexp.MustCompile("audit, would be " + what + " .*identity " + a.identity(from) + "->" + a.identity("app1")).MatchString(text) {
 			t.Errorf("the monitor does not tell what would be with %s:\n%s", from, text)
 		}
@@ -46,7 +46,7 @@ func TestAuditedRulesChangeNothingAndTellWhatTheyWould(t *testing.T) {
 		lab.Reaches(t, tcp, "would be allowed", a.app2.Namespace, to, false)
 	}
 	verdict("allowed", "app2")
-	text := lines.waitFor(t, "audit, would be allowed")
+	text := lines.WaitFor(t, "audit, would be allowed")
 	for _, want := range []string{"by rule [unspec:name=in]", "by rule [unspec:name=out]", "by rule [unspec:name=closed]"} {
 		if !strings.Contains(text, want) {
 			t.Errorf("the monitor does not name %q:\n%s", want, text)

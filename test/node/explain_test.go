@@ -23,7 +23,7 @@ func TestExplainNamesTheRuleAndWhatWouldChangeIt(t *testing.T) {
 	tcp := lab.Probes[0]
 	lines := a.monitor("--type", "drop", "-v")
 	lab.Reaches(t, tcp, "denied", a.app3.Namespace, a.app1.IPv6, false)
-	shown := lines.waitFor(t, `by rule [unspec:name=never] from standard input:2 (rule 2), log "quarantine"`)
+	shown := lines.WaitFor(t, `by rule [unspec:name=never] from standard input:2 (rule 2), log "quarantine"`)
 	for range 3 {
 		lab.Reaches(t, tcp, "allowed", a.app2.Namespace, a.app1.IPv4, true)
 	}

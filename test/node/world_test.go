@@ -3,16 +3,12 @@
 package node_test
 
 import (
-	"bytes"
 	"context"
 	"io"
 	"net"
 	"net/http"
 	"net/netip"
-	"os/exec"
-	"path/filepath"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -60,7 +56,7 @@ func TestMonitorTraceAndMetricsTellOfADrop(t *testing.T) {
 	lab.Reaches(t, lab.Probes[0], "allowed", a.app2.Namespace, a.app1.IPv4, true)
 	lines := a.monitor("--type", "drop", "-v")
 	lab.Reaches(t, lab.Probes[0], "denied", a.app3.Namespace, a.app1.IPv4, false)
-	text := lines.waitFor(t, "decided at")
+	text := lines.WaitFor(t, "decided at")
 	for _, want := range []string{"xx drop (Policy denied)", "container:id=app3", "container:id=app1", "tcp SYN", "event ", "bpf/lib/policy.h:", "name=rule"} {
 		if !strings.Contains(text, want) {
 			t.Errorf("the monitor does not show %q:\n%s", want, text)
@@ -79,56 +75,10 @@ func TestMonitorTraceAndMetricsTellOfADrop(t *testing.T) {
 	}
 }
 
-// watch is a running monitor with what it has printed.
-type watch struct {
-	mu   sync.Mutex
-	text bytes.Buffer
-}
-
-// Write takes what the monitor prints.
-func (w *watch) Write(data []byte) (int, error) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	return w.text.Write(data)
-}
-
-// waitFor returns all lines once they have the text.
-func (w *watch) waitFor(t *testing.T, want string) string {
-	t.Helper()
-	for deadline := time.Now().Add(5 * time.Second); ; time.Sleep(10 * time.Millisecond) {
-		w.mu.Lock()
-		text := w.text.String()
-		w.mu.Unlock()
-		if strings.Contains(text, want) {
-			return text
-		}
-		if time.Now().After(deadline) {
-			t.Fatalf("the monitor does not show %q:\n%s", want, text)
-		}
-	}
-}
-
 // monitor starts a monitor and waits until it listens.
-func (a *apps) monitor(args ...string) *watch {
+func (a *apps) monitor(args ...string) *lab.Monitor {
 	a.t.Helper()
-	dir, err := lab.Build()
-	if err != nil {
-		a.t.Fatal(err)
-	}
-	cmd := a.Command(a.t.Context(), filepath.Join(dir, "cilium"), append([]string{"--socket-path=" + a.Socket, "monitor"}, args...)...)
-	w := &watch{}
-	cmd.Stdout, cmd.Stderr = w, w
-	if err := cmd.Start(); err != nil {
-		a.t.Fatal(err)
-	}
-	a.t.Cleanup(func() { stop(cmd) })
-	w.waitFor(a.t, "Listening")
-	return w
-}
-
-func stop(cmd *exec.Cmd) {
-	_ = cmd.Process.Kill()
-	_ = cmd.Wait()
+	return lab.StartMonitor(a.t, a.Node, args...)
 }
 
 // scrape reads the metrics from within the node.
