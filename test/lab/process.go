@@ -145,6 +145,14 @@ func (n *Node) StartAgent(ctx context.Context, flags ...string) (*Agent, error) 
 	return a, nil
 }
 
+// KillAgent kills the node's agent, if one runs.
+func (n *Node) KillAgent() error {
+	if n.agent == nil {
+		return nil
+	}
+	return n.agent.Kill()
+}
+
 // LaunchAgent starts the node's agent with these flags added, and waits for nothing.
 func (n *Node) LaunchAgent(flags ...string) (*Agent, error) {
 	dir, err := n.programs()

@@ -53,7 +53,9 @@ func (NodeRoutes) Update(to netip.Prefix, r NodeRoute) error {
 
 // Delete removes a route; one that is gone is no error.
 func (NodeRoutes) Delete(to netip.Prefix) error {
-	if err := netlink.RouteDel(nodeRoute(to)); err != nil && !errors.Is(err, unix.ESRCH) {
+	route := nodeRoute(to)
+	route.Scope = netlink.SCOPE_NOWHERE // of whichever scope it is
+	if err := netlink.RouteDel(route); err != nil && !errors.Is(err, unix.ESRCH) {
 		return fmt.Errorf("remove the route to %s: %w", to, err)
 	}
 	return nil
