@@ -103,9 +103,25 @@ type ClusterStatus struct {
 
 // NodeElement is one node of the cluster.
 type NodeElement struct {
+	Cluster            string                  `json:"cluster,omitempty"`
 	Name               string                  `json:"name"`
 	PrimaryAddress     *NodeAddressing         `json:"primary-address,omitempty"`
 	SecondaryAddresses []NodeAddressingElement `json:"secondary-addresses,omitempty"`
+	// Health is what the node has answered; it is missing until it was asked.
+	Health []NodeProbe `json:"health,omitempty"`
+}
+
+// NodeProbe is one way to reach a node, as it was tried the last time.
+type NodeProbe struct {
+	Protocol string `json:"protocol"`
+	IP       string `json:"ip"`
+	// Latency is the time until the answer, in nanoseconds.
+	Latency int64 `json:"latency"`
+	// Error says why there was no answer.
+	Error string    `json:"error,omitempty"`
+	Asked time.Time `json:"asked"`
+	// Reached is when there was an answer last; it is missing if there never was one.
+	Reached *time.Time `json:"reached,omitempty"`
 }
 
 // NodeDeletion tells what became free with a node.

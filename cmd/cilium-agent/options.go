@@ -77,6 +77,9 @@ func (o *options) registerRouting(f *pflag.FlagSet) {
 	f.BoolVar(&r.DirectRoutes, "direct-node-routes", true, "with native routing: add routes to nodes on the same link; false leaves all routes to a routing daemon")
 	f.StringVar(&o.nodeIPv4, "node-ipv4", "", "IPv4 address by which other nodes reach this one; found out if empty")
 	f.StringVar(&o.nodeIPv6, "node-ipv6", "", "IPv6 address by which other nodes reach this one; found out if empty")
+	h := &o.cfg.Health
+	f.Uint16Var(&h.Port, "health-port", 4240, "TCP port at which this node answers the others that it is there, on its address between the nodes; 0 for none")
+	f.DurationVar(&h.Interval, "health-interval", time.Minute, "time between two questions to another node whether it is there; 0 asks none")
 	f.IntVar(&r.TunnelPort, "tunnel-port", 0, "UDP port of the tunnels between nodes, the same on all; 0 for 8472 (vxlan) or 6081 (geneve)")
 }
 

@@ -27,6 +27,7 @@ import (
 	"cilium.local/cilium/internal/docker"
 	"cilium.local/cilium/internal/endpoint"
 	"cilium.local/cilium/internal/flowlog"
+	"cilium.local/cilium/internal/health"
 	"cilium.local/cilium/internal/identity"
 	"cilium.local/cilium/internal/ipam"
 	"cilium.local/cilium/internal/kvstore"
@@ -64,6 +65,7 @@ type Agent struct {
 	directory  *nodes.Directory
 	addresses  *addresses.Follower // of other nodes' workloads
 	peers      *peers
+	prober     *health.Prober
 	endpoints  *endpoint.Manager
 	docker     *docker.Watcher // nil without Docker
 	flows      *flowlog.Log    // nil when flows are not recorded

@@ -31,6 +31,7 @@ type Config struct {
 	Cluster    ClusterConfig
 	Network    NetworkConfig
 	Routing    RoutingConfig
+	Health     HealthConfig
 	Policy     PolicyConfig
 	Store      StoreConfig
 	Datapath   DatapathConfig
@@ -128,6 +129,19 @@ func (c *RoutingConfig) validate(ranges ...netip.Prefix) error {
 	return nil
 }
 
+// HealthConfig says how nodes ask each other whether they are there.
+type HealthConfig struct {
+	Port     uint16        // TCP, at which this node answers; 0: it does not
+	Interval time.Duration // between two questions to one node; 0: none is asked
+}
+
+func (c *HealthConfig) validate() error {
+	if c.Interval != 0 && c.Interval < time.Second {
+		return fmt.Errorf("--health-interval %s: use at least 1s, or 0 to ask nobody", c.Interval)
+	}
+	return nil
+}
+
 // PolicyConfig says how policy is enforced on this node.
 type PolicyConfig struct {
 	Mode           policy.Mode
@@ -195,6 +209,9 @@ func (c *Config) validate() error {
 	}
 	if c.Datapath.Nodes > 65534 {
 		return fmt.Errorf("--nodes-max %d: use at most 65534", c.Datapath.Nodes)
+	}
+	if err := c.Health.validate(); err != nil {
+		return err
 	}
 	if ttl := c.Store.LeaseTTL; ttl != 0 && ttl < minLeaseTTL {
 		return fmt.Errorf("--kvstore-lease-ttl %s: use at least %s, or a busy store ends leases of nodes that are alive", ttl, minLeaseTTL)

@@ -117,6 +117,7 @@ func (a *Agent) metricSources() metrics.Sources {
 		Identities:     func() int { return len(a.identities.Identities()) },
 		EventsLost:     a.eventsLost,
 		FlowEvents:     a.flowEvents,
+		Nodes:          a.nodesHealth,
 	}
 }
 

@@ -15,6 +15,7 @@ import (
 	"cilium.local/cilium/api"
 	"cilium.local/cilium/internal/apiserver"
 	"cilium.local/cilium/internal/datapath/device"
+	"cilium.local/cilium/internal/health"
 	"cilium.local/cilium/internal/nodes"
 	"cilium.local/cilium/internal/policy"
 	"cilium.local/cilium/internal/version"
@@ -142,22 +143,23 @@ func (n node) Nodes() []api.NodeElement {
 				api.NodeAddressingElement{Enabled: true, IP: addr.String(), AddressType: "node"})
 		}
 	}
+	self.Cluster = n.a.cfg.Cluster.Name
 	list := []api.NodeElement{self}
-	for _, other := range n.a.peers.all() {
-		list = append(list, nodeElement(other))
+	for _, other := range n.a.prober.Results() {
+		list = append(list, nodeElement(other.Node, other.Probes))
 	}
 	return list
 }
 
 // nodeElement is another node as it has registered itself.
-func nodeElement(other nodes.Node) api.NodeElement {
+func nodeElement(other nodes.Node, probes []health.Probe) api.NodeElement {
 	element := func(addr netip.Addr, r netip.Prefix) *api.NodeAddressingElement {
 		if !r.IsValid() {
 			return &api.NodeAddressingElement{}
 		}
 		return &api.NodeAddressingElement{Enabled: true, IP: addr.String(), AllocRange: r.String(), AddressType: "gateway"}
 	}
-	e := api.NodeElement{Name: other.Name, PrimaryAddress: &api.NodeAddressing{
+	e := api.NodeElement{Name: other.Name, Cluster: other.Cluster, Health: healthModels(probes), PrimaryAddress: &api.NodeAddressing{
 		IPv4: element(other.GatewayIPv4, other.IPv4Range), IPv6: element(other.GatewayIPv6, other.IPv6Range),
 	}}
 	for _, addr := range []netip.Addr{other.IPv4, other.IPv6} {
@@ -188,6 +190,8 @@ func (n node) Configuration() *api.DaemonConfiguration {
 				"bpf-root":        c.BPFRoot,
 				"docker":          c.Docker,
 				"flow-log-max":    text(c.FlowLogMax),
+				"health-interval": c.Health.Interval.String(),
+				"health-port":     text(c.Health.Port),
 				"flow-visibility": strconv.FormatBool(!c.Datapath.HideFlows),
 				"ipv4-range":      prefixText(c.Network.IPv4Range),
 				"ipv6-range":      prefixText(c.Network.IPv6Range),

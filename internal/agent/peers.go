@@ -82,7 +82,11 @@ func (a *Agent) openPeers(context.Context) error {
 	}
 	a.peers = p
 	a.registrar = nodes.NewRegistrar(nodes.Config{Store: a.store, Self: a.self(), Log: a.log})
-	a.directory = nodes.NewDirectory(a.self(), a.log, p.nodesChanged)
+	a.openHealth()
+	a.directory = nodes.NewDirectory(a.self(), a.log, func(changes []nodes.Change) {
+		p.nodesChanged(changes)
+		a.prober.NodesChanged(changes)
+	})
 	a.addresses = addresses.NewFollower(a.store, a.log)
 	a.rows.announce = addresses.NewAnnouncer(a.store, p.self, a.log)
 	return nil
@@ -94,7 +98,7 @@ func (a *Agent) self() nodes.Node {
 	return nodes.Node{
 		Name: a.cfg.NodeName, Cluster: a.cfg.Cluster.Name, ClusterID: a.cfg.Cluster.ID, Instance: a.kept.Instance, IPv4: r.IPv4, IPv6: r.IPv6,
 		GatewayIPv4: gateway(n.IPv4Range), GatewayIPv6: gateway(n.IPv6Range),
-		IPv4Range: n.IPv4Range, IPv6Range: n.IPv6Range, Labels: a.cfg.Policy.NodeLabels,
+		IPv4Range: n.IPv4Range, IPv6Range: n.IPv6Range, Labels: a.cfg.Policy.NodeLabels, HealthPort: a.healthPort(),
 	}
 }
 

@@ -67,6 +67,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	if a.flows != nil {
 		spawn("flow log", a.flows.Run)
 	}
+	spawn("health", a.runHealth)
 	spawn("events", a.followEvents)
 	spawn("flow table", a.collectFlows)
 	spawn("attachments", func(ctx context.Context) error { a.dp.Settle(ctx, a.log); return nil })

@@ -43,9 +43,10 @@ func (t *tool) nodeList() *cobra.Command {
 			return err
 		}
 		return out.print(t.Out, nodes, func(w io.Writer) {
-			g := grid{header: []string{"NAME", "IPv4 GATEWAY", "IPv4 RANGE", "IPv6 GATEWAY", "IPv6 RANGE", "OTHER ADDRESSES"}}
-			for _, n := range nodes {
-				g.add(nodeRow(&n)...)
+			g := grid{header: []string{"NAME", "IPv4 GATEWAY", "IPv4 RANGE", "IPv6 GATEWAY", "IPv6 RANGE", "OTHER ADDRESSES", "HEALTH"}}
+			for i := range nodes {
+				nodes[i].Name = nodeName(&nodes[i], nodes[0].Cluster)
+				g.add(nodeRow(&nodes[i])...)
 			}
 			g.write(w)
 		})
@@ -54,7 +55,7 @@ func (t *tool) nodeList() *cobra.Command {
 }
 
 func nodeRow(n *api.NodeElement) []string {
-	row := []string{n.Name, "-", "-", "-", "-", "-"}
+	row := []string{n.Name, "-", "-", "-", "-", "-", healthText(n)}
 	if a := n.PrimaryAddress; a != nil {
 		for i, e := range []*api.NodeAddressingElement{a.IPv4, a.IPv6} {
 			if e != nil && e.Enabled {

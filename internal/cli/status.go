@@ -28,7 +28,7 @@ func (t *tool) status() *cobra.Command {
 	}
 	flags := cmd.Flags()
 	flags.BoolVar(&brief, "brief", false, "print one line")
-	flags.BoolVar(&verbose, "verbose", false, "print addresses in use and background tasks too")
+	flags.BoolVar(&verbose, "verbose", false, "print addresses in use, how other nodes are reached, and background tasks too")
 	flags.BoolVar(&addresses, "all-addresses", false, "print all addresses in use")
 	out := addOutput(cmd)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
@@ -117,6 +117,9 @@ func writeStatus(w io.Writer, s *api.StatusResponse, addresses, tasks bool) {
 		for _, problem := range c.Problems {
 			g.add("", problem)
 		}
+		if text := reachedText(c); text != "" {
+			g.add("Nodes reached:", text)
+		}
 	}
 	if e := s.Endpoints; e != nil {
 		g.add("Endpoints:", countsText(e))
@@ -133,6 +136,9 @@ func writeStatus(w io.Writer, s *api.StatusResponse, addresses, tasks bool) {
 	g.write(w)
 	if addresses && s.IPAM != nil {
 		writeAllocations(w, s.IPAM)
+	}
+	if tasks && s.Cluster != nil {
+		writeNodesHealth(w, s.Cluster.Nodes)
 	}
 	if tasks && len(s.Controllers) > 0 {
 		writeControllers(w, s.Controllers)

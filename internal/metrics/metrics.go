@@ -33,6 +33,22 @@ type Sources struct {
 	Identities     func() int
 	EventsLost     func() uint64
 	FlowEvents     func() map[string]uint64 // what happened to the flow table, by name
+	Nodes          func() []NodeHealth
+}
+
+// NodeHealth is what came of asking another node. Source is the node that asks.
+type NodeHealth struct {
+	SourceCluster, Source string
+	Cluster, Name         string
+	Reached               bool
+	Latencies             []NodeLatency
+}
+
+// NodeLatency is how long a node took to answer at one of its addresses.
+type NodeLatency struct {
+	IP, Protocol string
+	Secondary    bool // the node has another address, too, which counts as its first
+	Latency      time.Duration
 }
 
 // Metrics is the agent's metrics. Make it with New.

@@ -26,6 +26,14 @@ func sources() metrics.Sources {
 		Identities:     func() int { return 12 },
 		EventsLost:     func() uint64 { return 1 },
 		FlowEvents:     func() map[string]uint64 { return map[string]uint64{"refused": 6} },
+		Nodes: func() []metrics.NodeHealth {
+			return []metrics.NodeHealth{
+				{SourceCluster: "default", Source: "n1", Cluster: "default", Name: "n2", Reached: true, Latencies: []metrics.NodeLatency{
+					{IP: "172.16.0.2", Protocol: "icmp", Latency: time.Millisecond}, {IP: "fd00::2", Protocol: "http", Secondary: true, Latency: 2 * time.Millisecond},
+				}},
+				{SourceCluster: "default", Source: "n1", Cluster: "east", Name: "n3"},
+			}
+		},
 	}
 }
 
@@ -52,6 +60,10 @@ func TestScrapeReadsTheSourcesAndTheDurations(t *testing.T) {
 		`cilium_policy_max_revision 5`,
 		`cilium_identity_count 12`,
 		`cilium_flow_table_events_total{event="refused"} 6`,
+		`cilium_node_connectivity_status{source_cluster="default",source_node_name="n1",target_cluster="default",target_node_name="n2",target_node_type="remote_intra_cluster",type="node"} 1`,
+		`cilium_node_connectivity_status{source_cluster="default",source_node_name="n1",target_cluster="east",target_node_name="n3",target_node_type="remote_inter_cluster",type="node"} 0`,
+		`cilium_node_connectivity_latency_seconds{address_type="primary",protocol="icmp",source_cluster="default",source_node_name="n1",target_cluster="default",target_node_ip="172.16.0.2",target_node_name="n2",target_node_type="remote_intra_cluster",type="node"} 0.001`,
+		`cilium_node_connectivity_latency_seconds{address_type="secondary",protocol="http",source_cluster="default",source_node_name="n1",target_cluster="default",target_node_ip="fd00::2",target_node_name="n2",target_node_type="remote_intra_cluster",type="node"} 0.002`,
 		`cilium_policy_implementation_delay_count 1`,
 		`cilium_policy_change_total{outcome="failure"} 1`,
 		`cilium_kvstore_operations_duration_seconds_count{action="get",outcome="success"} 1`,

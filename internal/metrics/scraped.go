@@ -4,6 +4,9 @@ package metrics
 
 import "github.com/prometheus/client_golang/prometheus"
 
+// nodeLabels say who asked which node.
+var nodeLabels = []string{"source_cluster", "source_node_name", "target_cluster", "target_node_name", "target_node_type", "type"}
+
 // Descriptions of what is read at scrape time.
 var (
 	forwardCount   = describe("cilium_forward_count_total", "Packets forwarded.", "direction")
@@ -15,6 +18,8 @@ var (
 	policyRules    = describe("cilium_policy_count", "Number of policy rules in force.")
 	identityCount  = describe("cilium_identity_count", "Number of identities known.")
 	flowEvents     = describe("cilium_flow_table_events_total", "Flows that were made, decided again, evicted while alive, or refused for want of a row.", "event")
+	nodeStatus     = describe("cilium_node_connectivity_status", "Whether another node has answered the last questions, 1 or 0.", nodeLabels...)
+	nodeLatency    = describe("cilium_node_connectivity_latency_seconds", "Time until another node's last answer, in seconds.", append(nodeLabels, "target_node_ip", "protocol", "address_type")...)
 	eventsLost     = describe("cilium_monitor_events_lost_total", "Data plane events that found no room on their way to a reader.")
 )
 
@@ -29,7 +34,7 @@ type scraped struct{ src Sources }
 func (*scraped) Describe(out chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
 		forwardCount, forwardBytes, dropCount, dropBytes, endpointState,
-		policyRevision, policyRules, identityCount, flowEvents, eventsLost,
+		policyRevision, policyRules, identityCount, flowEvents, eventsLost, nodeStatus, nodeLatency,
 	} {
 		out <- d
 	}
@@ -66,4 +71,27 @@ func (s *scraped) Collect(out chan<- prometheus.Metric) {
 		counter(flowEvents, n, event)
 	}
 	counter(eventsLost, s.src.EventsLost())
+	for _, n := range s.src.Nodes() {
+		collectNode(n, gauge)
+	}
+}
+
+func collectNode(n NodeHealth, gauge func(*prometheus.Desc, float64, ...string)) {
+	where := "remote_intra_cluster"
+	if n.Cluster != n.SourceCluster {
+		where = "remote_inter_cluster"
+	}
+	labels := []string{n.SourceCluster, n.Source, n.Cluster, n.Name, where, "node"}
+	reached := 0.0
+	if n.Reached {
+		reached = 1
+	}
+	gauge(nodeStatus, reached, labels...)
+	for _, l := range n.Latencies {
+		kind := "primary"
+		if l.Secondary {
+			kind = "secondary"
+		}
+		gauge(nodeLatency, l.Latency.Seconds(), append(labels[:len(labels):len(labels)], l.IP, l.Protocol, kind)...)
+	}
 }

@@ -59,8 +59,8 @@ func (n Node) Addresses() []netip.Addr {
 	return list
 }
 
-// ends are its addresses in the network between the nodes.
-func (n Node) ends() []netip.Addr {
+// Underlay returns its addresses in the network between the nodes.
+func (n Node) Underlay() []netip.Addr {
 	var list []netip.Addr
 	for _, addr := range []netip.Addr{n.IPv4, n.IPv6} {
 		if addr.IsValid() {
@@ -73,7 +73,7 @@ func (n Node) ends() []netip.Addr {
 // claims are the prefixes that no other node may be in, or have a part of.
 func (n Node) claims() []netip.Prefix {
 	var list []netip.Prefix
-	for _, addr := range n.ends() {
+	for _, addr := range n.Underlay() {
 		list = append(list, netip.PrefixFrom(addr, addr.BitLen()))
 	}
 	for _, r := range n.Ranges() {

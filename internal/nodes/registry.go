@@ -115,7 +115,7 @@ func checkName(ctx context.Context, store *kvstore.Store, self Node) (kvstore.Co
 	other, err := decode(key, present)
 	if err == nil && other.Instance != self.Instance && !sameEnds(other, self) {
 		return kvstore.Cond{}, fmt.Errorf("%w: its name %s is that of a node at %v: give one of them another --node-name, or wait until the other's lease has ended",
-			errTaken, self.Key(), other.ends())
+			errTaken, self.Key(), other.Underlay())
 	}
 	return kvstore.ValueIs(key, present), nil
 }

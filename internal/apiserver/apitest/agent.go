@@ -174,7 +174,7 @@ func (n node) Configure(_ context.Context, spec *api.DaemonConfigurationSpec) er
 func (n node) Addressing() *api.NodeAddressing { return n.Config.Status.Addressing }
 
 func (n node) Nodes() []api.NodeElement {
-	return []api.NodeElement{{Name: "node1", PrimaryAddress: n.Addressing()}}
+	return append([]api.NodeElement{{Name: "node1", Cluster: "default", PrimaryAddress: n.Addressing()}}, others()...)
 }
 
 // DeleteNode knows of node2, which is gone; node1 is there.

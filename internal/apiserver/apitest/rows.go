@@ -3,6 +3,8 @@
 package apitest
 
 import (
+	"time"
+
 	"context"
 	"fmt"
 	"maps"
@@ -152,13 +154,39 @@ func healthy() api.StatusResponse {
 			Allocations: map[string]string{"10.15.0.11": "endpoint 11", "10.15.0.22": "endpoint 22"},
 		},
 		NodeMonitor: &api.MonitorStatus{Lost: 2, Readers: 1, CPUs: 2},
-		Cluster:     &api.ClusterStatus{Self: "node1"},
+		Cluster:     &api.ClusterStatus{Self: "node1", Nodes: append([]api.NodeElement{{Name: "node1", Cluster: "default"}}, others()...)},
 		Endpoints:   &api.EndpointStateCounts{Total: 3, ByState: map[string]int{"ready": 3}},
 		Controllers: []api.ControllerStatus{
 			{Name: "endpoints", Status: &api.ControllerStatusStatus{SuccessCount: 4, LastSuccessTimestamp: &Start}},
 			{Name: "ipcache", Status: &api.ControllerStatusStatus{FailureCount: 1, ConsecutiveFailureCount: 1, LastFailureMsg: "map is full"}},
 		},
 		Version: "v1",
+	}
+}
+
+// others are two nodes, one of which does not answer.
+func others() []api.NodeElement {
+	probe := func(protocol, ip string, latency time.Duration) api.NodeProbe {
+		return api.NodeProbe{Protocol: protocol, IP: ip, Latency: int64(latency), Asked: Start, Reached: &Start}
+	}
+	silent := probe("http", "172.16.0.3", 0)
+	silent.Error = "connection refused"
+	range4 := func(ip, prefix string) *api.NodeAddressing {
+		return &api.NodeAddressing{IPv4: &api.NodeAddressingElement{Enabled: true, IP: ip, AllocRange: prefix, AddressType: "gateway"}}
+	}
+	address := func(ip string) []api.NodeAddressingElement {
+		return []api.NodeAddressingElement{{Enabled: true, IP: ip, AddressType: "node"}}
+	}
+	return []api.NodeElement{
+		{
+			Name: "node3", Cluster: "default", PrimaryAddress: range4("10.17.0.1", "10.17.0.0/16"), SecondaryAddresses: address("172.16.0.3"),
+			Health: []api.NodeProbe{probe("icmp", "172.16.0.3", 310*time.Microsecond), silent},
+		},
+		{
+			Name: "node4", Cluster: "default", PrimaryAddress: range4("10.18.0.1", "10.18.0.0/16"), SecondaryAddresses: address("172.16.0.4"),
+			Health: []api.NodeProbe{probe("icmp", "172.16.0.4", 240*time.Microsecond), probe("http", "172.16.0.4", 1300*time.Microsecond)},
+		},
+		{Name: "node5", Cluster: "east", PrimaryAddress: range4("10.19.0.1", "10.19.0.0/16"), SecondaryAddresses: address("172.16.0.5")},
 	}
 }
 
