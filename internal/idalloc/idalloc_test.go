@@ -19,18 +19,11 @@ import (
 	"cilium.local/cilium/internal/idalloc"
 	"cilium.local/cilium/internal/identity"
 	"cilium.local/cilium/internal/kvstore"
+	"cilium.local/cilium/internal/kvstore/etcdtest"
 	"cilium.local/cilium/internal/label"
 )
 
-// Members of a cluster leave connections behind that end by themselves; nothing
-// else here speaks HTTP.
-func TestMain(m *testing.M) {
-	goleak.VerifyTestMain(m,
-		goleak.IgnoreAnyFunction("net/http.(*persistConn).readLoop"),
-		goleak.IgnoreAnyFunction("net/http.(*persistConn).writeLoop"),
-		goleak.IgnoreAnyFunction("net/http.(*conn).serve"),
-		goleak.IgnoreAnyFunction("net/http.(*connReader).backgroundRead"))
-}
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m, etcdtest.Leftovers()...) }
 
 const prefix = "cilium/state/identities/v1/"
 

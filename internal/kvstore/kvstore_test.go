@@ -20,13 +20,10 @@ import (
 	"go.uber.org/goleak"
 
 	"cilium.local/cilium/internal/kvstore"
+	"cilium.local/cilium/internal/kvstore/etcdtest"
 )
 
-// etcd's server and gRPC leave a few goroutines behind for a moment, and
-// process-wide ones forever.
-func TestMain(m *testing.M) {
-	goleak.VerifyTestMain(m, goleak.IgnoreAnyFunction("go.etcd.io/etcd/client/pkg/v3/logutil.NewMergeLogger"))
-}
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m, etcdtest.Leftovers()...) }
 
 // shortDir returns a folder whose path is short enough for a socket.
 func shortDir(t *testing.T) string {
@@ -326,7 +323,7 @@ func TestWatchSeesThePresentAndEveryChange(t *testing.T) {
 }
 
 // etcdctl returns a plain client of the embedded store.
-func etcdctl(t *testing.T, endpoint string) *clientv3.Client {
+func etcdctl(t testing.TB, endpoint string) *clientv3.Client {
 	t.Helper()
 	c, err := clientv3.New(clientv3.Config{Endpoints: []string{endpoint}, DialTimeout: 5 * time.Second})
 	if err != nil {
