@@ -12,19 +12,29 @@ import (
 	"cilium.local/cilium/internal/kvstore"
 )
 
-// collectGarbage makes a pass in every interval until ctx ends.
+// collector is the garbage collection of one node. It keeps the lock from pass
+// to pass, so that in a large cluster one node reads everything and not each.
+type collector struct {
+	*Allocator
+	lock *kvstore.Lock         // nil: another node collects, or nobody
+	idle map[identity.ID]int64 // that nobody held in the pass before, and their key's revision
+}
+
+// collectGarbage makes a pass in every interval in which this node has the lock,
+// until ctx ends.
 func (a *Allocator) collectGarbage(ctx context.Context) {
 	ticker := time.NewTicker(a.gcEvery)
 	defer ticker.Stop()
-	idle := make(map[identity.ID]int64)
+	c := collector{Allocator: a, idle: make(map[identity.ID]int64)}
+	defer c.giveBack()
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-ticker.C:
 		}
-		if err := a.gcPass(ctx, idle); err != nil {
-			clear(idle)
+		if err := c.pass(ctx); err != nil {
+			clear(c.idle)
 			if ctx.Err() == nil && !errors.Is(err, kvstore.ErrLocked) {
 				a.log.Warn("garbage collection of identities failed, will be retried", "error", err)
 			}
@@ -32,15 +42,39 @@ func (a *Allocator) collectGarbage(ctx context.Context) {
 	}
 }
 
-// gcPass removes the identities that nobody holds and that were idle in the
-// pass before, and notes those that are idle now, by the revision of their key.
-// It does so under the lock only, so passes of two nodes never add up.
-func (a *Allocator) gcPass(ctx context.Context, idle map[identity.ID]int64) error {
-	lock, err := a.store.TryLock(ctx, gcLock)
-	if err != nil {
+// take gets the lock, unless this node has it still.
+func (c *collector) take(ctx context.Context) (err error) {
+	if c.lock != nil {
+		select {
+		case <-c.lock.Lost():
+			c.giveBack()
+			clear(c.idle)
+		default:
+			return nil
+		}
+	}
+	c.lock, err = c.store.TryLock(ctx, gcLock)
+	return err
+}
+
+func (c *collector) giveBack() {
+	if c.lock == nil {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	_ = c.lock.Unlock(ctx)
+	c.lock = nil
+}
+
+// pass removes the identities that nobody holds and that were idle in the
+// pass before, and notes those that are idle now. It does so under the lock only,
+// so passes of two nodes never add up.
+func (c *collector) pass(ctx context.Context) error {
+	if err := c.take(ctx); err != nil {
 		return err
 	}
-	defer func() { _ = lock.Unlock(ctx) }()
+	a, lock, idle := c.Allocator, c.lock, c.idle
 	ids, err := a.store.List(ctx, idPrefix)
 	if err != nil {
 		return err
