@@ -47,7 +47,13 @@ func (a *Allocator) tryAcquire(ctx context.Context, key string) (id identity.ID,
 		if done || err != nil {
 			return present, done, err
 		}
-		// The identity that the cache knows may be gone.
+		// Its key may be gone, as when the store lost its past: it is made again.
+		done, err = a.store.Commit(ctx, []kvstore.Cond{kvstore.Missing(idKey(present)), alone},
+			a.claim(key, present), kvstore.Put(idKey(present), key))
+		if done || err != nil {
+			return present, done, err
+		}
+		// Or the number stands for other labels.
 		a.forgetIfGone(ctx, present, key)
 		return 0, false, nil
 	}

@@ -161,8 +161,18 @@ func (a *Allocator) doubt(id identity.ID, key string) {
 	}
 }
 
+// doubtAll has every holding confirmed, since the store may have lost its key.
+func (a *Allocator) doubtAll() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for _, h := range a.held {
+		h.unsure = true
+	}
+}
+
 // upkeep confirms holdings and gives up claims until ctx ends.
 func (a *Allocator) upkeep(ctx context.Context) {
+	lost := a.store.PastLost()
 	for {
 		var retry <-chan time.Time
 		if err := a.tendAll(ctx); err != nil {
@@ -171,6 +181,9 @@ func (a *Allocator) upkeep(ctx context.Context) {
 		select {
 		case <-ctx.Done():
 			return
+		case <-lost:
+			lost = a.store.PastLost()
+			a.doubtAll()
 		case <-a.tend:
 		case <-retry:
 		}

@@ -34,7 +34,9 @@ type health struct {
 	term     uint64 // of the store's leader
 	revision int64
 	witness  witness
-	replaced chan struct{} // closed when the store lost its past, then made anew
+	replaced chan struct{} // closed when watches have to start over, then made anew
+	lost     int           // how often the store lost its past
+	past     chan struct{} // closed when it does, then made anew
 }
 
 // witness is a value that the store had from that revision on: a store that does
@@ -47,7 +49,7 @@ type witness struct {
 func (h *health) init() {
 	h.now = make(chan struct{}, 1)
 	h.first = make(chan struct{})
-	h.replaced = make(chan struct{})
+	h.replaced, h.past = make(chan struct{}), make(chan struct{})
 	h.since = time.Now()
 }
 
@@ -65,10 +67,26 @@ func (h *health) failing() error {
 	return h.err
 }
 
-func (h *health) past() <-chan struct{} {
+// over returns what is closed when watches have to start over.
+func (h *health) over() <-chan struct{} {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	return h.replaced
+}
+
+func (h *health) losses() int {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.lost
+}
+
+// PastLost returns a channel that is closed when the store loses its past after
+// the call: what this process wrote without a lease may be gone, while watches
+// still wait for others to store theirs again.
+func (s *Store) PastLost() <-chan struct{} {
+	s.health.mu.Lock()
+	defer s.health.mu.Unlock()
+	return s.health.past
 }
 
 // Answered returns a channel that is closed once the store has answered. Until
@@ -216,6 +234,9 @@ func (h *health) answered(s *Store, cluster, term uint64, revision int64, same p
 		s.log.Warn("key-value store was replaced or restored from a backup, everything is read again", "store", s.name)
 		s.leases.retire()
 		h.revision, h.witness = 0, witness{}
+		h.lost++
+		close(h.past)
+		h.past = make(chan struct{})
 	case unknownPast:
 		s.leases.doubt()
 		s.leases.kick()

@@ -106,7 +106,7 @@ func BenchmarkFirstList(b *testing.B) {
 	fill(b, client, addresses, func(i int) (string, string) {
 		ip := fmt.Sprintf("10.%d.%d.%d", i>>16, i>>8&255, i&255)
 		return "cilium/state/ip/v1/default/" + ip,
-			fmt.Sprintf(`{"IP":"%s","Mask":null,"HostIP":"172.16.0.1","ID":%d,"Key":0,"Metadata":""}`, ip, 256+i%10000)
+			fmt.Sprintf(`{"IP":%q,"Mask":null,"HostIP":"172.16.0.1","ID":%d,"Key":0,"Metadata":""}`, ip, 256+i%10000)
 	})
 	s, err := kvstore.Open(b.Context(), kvstore.Config{Endpoints: c.URLs()}, slog.New(slog.DiscardHandler))
 	if err != nil {

@@ -311,3 +311,48 @@ func TestWhatAnEarlierProcessGaveUpGoesBeforeItsLease(t *testing.T) {
 		}
 	}
 }
+
+// A store comes back without data. Who follows it must not take others for gone
+// that only have to store their keys again; who does not is gone in the end.
+func TestOwnersHaveTimeToStoreAgainWhatAnEmptiedStoreLost(t *testing.T) {
+	if testing.Short() {
+		t.Skip("stops and starts a server")
+	}
+	e := newEtcd(t)
+	e.start()
+	cfg := quick(e)
+	cfg.ProbeEvery = 500 * time.Millisecond
+	owner, reader := openStore(t, cfg), openStore(t, cfg)
+	owner.Keep("g/owned", "1")
+	if err := reader.Set(t.Context(), "g/orphan", "1"); err != nil {
+		t.Fatal(err)
+	}
+	r := follow(t, reader, "g/")
+	r.expect(t, map[string]string{"g/owned": "1", "g/orphan": "1"})
+	lost := reader.PastLost()
+	e.stop()
+	e.dir = shortDir(t)
+	e.start()
+	select {
+	case <-lost:
+	case <-time.After(10 * time.Second):
+		t.Fatal("the loss is not reported")
+	}
+	noticed := time.Now()
+	for r.value("g/orphan") != "" && time.Since(noticed) < 10*time.Second {
+		if r.value("g/owned") == "" {
+			t.Fatalf("%s after the loss, a key of a living owner is reported as deleted", time.Since(noticed))
+		}
+		time.Sleep(time.Millisecond)
+	}
+	if took := time.Since(noticed); took < 2*time.Second {
+		t.Errorf("a missing key was given up after %s", took)
+	}
+	r.expect(t, map[string]string{"g/owned": "1"})
+}
+
+func (r *recorder) value(key string) string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.now[key]
+}

@@ -23,12 +23,18 @@ type Event struct {
 // replacement of the store: then one call brings all that is different, with the
 // deletions among it. Calls do not overlap; several changes of one key may be
 // merged while disconnected.
+//
+// After a loss of the store's past, what is missing is reported as deleted only
+// when nobody has stored it again within six health checks: its owners do that.
 func (s *Store) Watch(ctx context.Context, prefix string, handle func([]Event)) error {
-	w := &watcher{store: s, prefix: prefix, handle: handle, known: make(map[string]version), seed: maphash.MakeSeed()}
+	w := &watcher{
+		store: s, prefix: prefix, handle: handle,
+		known: make(map[string]version), seed: maphash.MakeSeed(), losses: s.health.losses(),
+	}
 	s.watchers.add(w)
 	defer s.watchers.remove(w)
 	for {
-		replaced := s.health.past()
+		replaced := s.health.over()
 		revision, err := w.resync(ctx)
 		if err == nil {
 			err = w.follow(ctx, revision+1, replaced)
@@ -52,7 +58,15 @@ type watcher struct {
 	known  map[string]version // what was reported
 	seed   maphash.Seed
 	synced bool
+
+	losses  int                // of the store's past, that were noticed
+	missing map[string]version // since the last one; not in known
+	grace   <-chan time.Time   // when they are given up; nil if none is missing
 }
+
+// graceChecks is how many health checks the owners of keys have to notice that
+// the store lost them, and to store them again.
+const graceChecks = 6
 
 // version is which value a key was reported with. After a restore from a backup
 // one revision may have two values, so it is not enough.
@@ -76,13 +90,20 @@ func (w *watcher) resync(ctx context.Context) (revision int64, err error) {
 	for _, kv := range kvs {
 		is := w.version(kv)
 		present[kv.Key] = is
-		if w.known[kv.Key] != is {
+		if w.known[kv.Key] != is && w.missing[kv.Key] != is {
 			events = append(events, Event{KeyValue: kv})
 		}
+		delete(w.missing, kv.Key)
 	}
-	for key := range w.known {
-		if _, ok := present[key]; !ok {
-			events = append(events, Event{KeyValue: KeyValue{Key: key, Revision: revision}, Deleted: true})
+	lost := w.lostPast()
+	for key, was := range w.known {
+		if _, ok := present[key]; ok {
+			continue
+		}
+		if lost {
+			w.missing[key] = was
+		} else {
+			events = append(events, deletion(key, revision))
 		}
 	}
 	w.known = present
@@ -92,6 +113,37 @@ func (w *watcher) resync(ctx context.Context) (revision int64, err error) {
 	}
 	w.store.watchers.reached(w, revision)
 	return revision, nil
+}
+
+// lostPast reports whether the store lost its past since the last call, and
+// begins the time of grace.
+func (w *watcher) lostPast() bool {
+	losses := w.store.health.losses()
+	lost := losses != w.losses
+	w.losses = losses
+	if lost {
+		if w.missing == nil {
+			w.missing = make(map[string]version)
+		}
+		w.grace = time.After(graceChecks * w.store.cfg.ProbeEvery)
+	}
+	return lost
+}
+
+// giveUp reports what nobody stored again.
+func (w *watcher) giveUp() {
+	var events []Event
+	for key := range w.missing {
+		events = append(events, deletion(key, 0))
+	}
+	w.missing, w.grace = nil, nil
+	if len(events) > 0 {
+		w.handle(events)
+	}
+}
+
+func deletion(key string, revision int64) Event {
+	return Event{KeyValue: KeyValue{Key: key, Revision: revision}, Deleted: true}
 }
 
 // follow reports changes from the revision on until the watch breaks.
@@ -104,6 +156,8 @@ func (w *watcher) follow(ctx context.Context, revision int64, replaced <-chan st
 		select {
 		case <-replaced:
 			return nil
+		case <-w.grace:
+			w.giveUp()
 		case resp, ok := <-responses:
 			if !ok {
 				return ctx.Err()
@@ -130,7 +184,9 @@ func (w *watcher) report(changes []*clientv3.Event) {
 		if c.Type == clientv3.EventTypeDelete {
 			e.Deleted = true
 			delete(w.known, e.Key)
+			delete(w.missing, e.Key)
 		} else {
+			delete(w.missing, e.Key)
 			w.known[e.Key] = w.version(e.KeyValue)
 			w.store.health.wrote(witness{key: e.Key, value: e.Value, revision: e.Revision})
 		}

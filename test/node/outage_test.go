@@ -4,6 +4,7 @@ package node_test
 
 import (
 	"context"
+	"errors"
 	"net"
 	"net/netip"
 	"strconv"
@@ -225,5 +226,43 @@ func (w *twoNodes) converges(there map[*lab.Workload]string, gone netip.Addr) {
 			}
 		}
 		return claims["container:id=gone;/node1"] == "" && claims["container:id=left;/node1"] == ""
+	})
+}
+
+// TestAStoreThatComesBackEmptyCostsNoConnection wipes the store of two nodes.
+func TestAStoreThatComesBackEmptyCostsNoConnection(t *testing.T) {
+	w := startTwoNodes(t)
+	app1, app2, app3 := w.a.workload("app1"), w.b.workload("app2"), w.b.workload("app3")
+	lab.Serve(t, app1.Namespace, app1.IPv4, app1.IPv6)
+	w.a.add(only("nobody"))
+	o := &outage{twoNodes: w, app1: app1, app2: app2, app3: app3}
+	eventually(t, "the nodes know each other", func() bool {
+		return lab.Probes[0].Try(within(t, time.Second), app2.Namespace, app1.IPv4) == nil
+	})
+	conn, err := app2.DialTCP(within(t, 5*time.Second), netip.AddrPortFrom(app1.IPv4, lab.ProbePort))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	o.long = begin(conn)
+	before := w.keys("cilium/state/")
+	if err := errors.Join(w.Etcd.Kill(), w.Etcd.Wipe(), w.Etcd.Start(within(t, time.Minute))); err != nil {
+		t.Fatal(err)
+	}
+	for start := time.Now(); time.Since(start) < 15*time.Second; {
+		if err := lab.Probes[0].Try(within(t, 500*time.Millisecond), app2.Namespace, app1.IPv4); err != nil {
+			t.Fatalf("%s after the store came back: %v", time.Since(start), err)
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+	o.holds("when the store was emptied")
+	eventually(t, "everything is in the store again", func() bool {
+		after := w.keys("cilium/state/")
+		for key, value := range before {
+			if !strings.HasPrefix(key, "identities/v1/locks/") && after[key] != value {
+				return false
+			}
+		}
+		return true
 	})
 }
