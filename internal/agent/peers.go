@@ -86,7 +86,7 @@ func (a *Agent) openPeers(context.Context) error {
 	a.directory = nodes.NewDirectory(a.self(), a.log, func(changes []nodes.Change) {
 		p.nodesChanged(changes)
 		a.prober.NodesChanged(changes)
-	})
+	}, a.registrar.Seen)
 	a.addresses = addresses.NewFollower(a.store, a.log)
 	a.rows.announce = addresses.NewAnnouncer(a.store, p.self, a.log)
 	return nil
@@ -380,15 +380,6 @@ func (p *peers) problems() []string {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return append(slices.Sorted(maps.Values(p.unreached)), slices.Sorted(maps.Values(p.refused))...)
-}
-
-// clusterProblems names all that keeps this node and others apart.
-func (a *Agent) clusterProblems() []string {
-	list := slices.Concat(a.directory.Problems(), a.addresses.Problems(), a.peers.problems())
-	if p := a.registrar.Problem(); p != "" {
-		list = append(list, p)
-	}
-	return list
 }
 
 // tunnelTo returns the far end of a slot's tunnel, for people.

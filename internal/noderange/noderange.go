@@ -109,6 +109,15 @@ func tryClaim(ctx context.Context, store *kvstore.Store, o Owner, p Pool) (r net
 			return mine, done, err
 		}
 	}
+	registered, err := nodes.Registered(ctx, store, o.Cluster)
+	if err != nil {
+		return r, false, err
+	}
+	for _, n := range registered {
+		for _, given := range n.Ranges() { // by option, without a claim
+			taken[given] = true
+		}
+	}
 	r, ok := p.free(taken)
 	if !ok {
 		return r, false, fmt.Errorf("%w: all /%d of %s (delete nodes that are gone, with cilium node delete, or give a larger pool)", ErrExhausted, p.Bits, p.Prefix)

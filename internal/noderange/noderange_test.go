@@ -3,8 +3,9 @@
 package noderange_test
 
 import (
-	"errors"
 	"fmt"
+
+	"errors"
 	"log/slog"
 	"net/netip"
 	"os"
@@ -85,6 +86,25 @@ func TestAReinstalledNodeHasItsRangeAgain(t *testing.T) {
 	}
 	if again, err := noderange.Claim(t.Context(), s, owner("a", "2"), p); err != nil || again != first {
 		t.Errorf("%s, %v; want %s", again, err, first)
+	}
+}
+
+func TestRangesThatNodesWereGivenByOptionAreRespected(t *testing.T) {
+	s, p := store(t), pool("10.0.0.0/22", 24)
+	for i, r := range []string{"10.0.0.0/23", "10.0.3.64/26"} {
+		key, value, err := nodes.Encode(nodes.Node{Name: fmt.Sprint("given", i), Cluster: "default", IPv4Range: netip.MustParsePrefix(r)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := s.Set(t.Context(), key, value); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if r, err := noderange.Claim(t.Context(), s, owner("a", "1"), p); err != nil || r.String() != "10.0.2.0/24" {
+		t.Errorf("claimed %s, %v; only 10.0.2.0/24 is free", r, err)
+	}
+	if r, err := noderange.Claim(t.Context(), s, owner("b", "1"), p); !errors.Is(err, noderange.ErrExhausted) {
+		t.Errorf("claimed %s, %v", r, err)
 	}
 }
 

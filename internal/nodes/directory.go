@@ -27,6 +27,7 @@ type Directory struct {
 	self   Node
 	log    *slog.Logger
 	handle func([]Change)
+	seen   func(value string)
 
 	mu       sync.Mutex
 	accepted map[string]Node // by key of the store
@@ -44,10 +45,11 @@ type refusal struct {
 }
 
 // NewDirectory returns a directory for a node, without others. It calls handle with
-// every change of a node that it accepts, in order.
-func NewDirectory(self Node, log *slog.Logger, handle func([]Change)) *Directory {
+// every change of a node that it accepts, in order, and seen with what is registered
+// under the node's own name, or "" when that is deleted.
+func NewDirectory(self Node, log *slog.Logger, handle func([]Change), seen func(value string)) *Directory {
 	d := &Directory{
-		self: self, log: log, handle: handle, accepted: map[string]Node{}, refused: map[string]refusal{},
+		self: self, log: log, handle: handle, seen: seen, accepted: map[string]Node{}, refused: map[string]refusal{},
 		broken: map[string]error{},
 	}
 	d.occupy(self.Key().InStore(), self)
@@ -108,6 +110,7 @@ func (d *Directory) apply(events []kvstore.Event, id uint8) {
 	var changes []Change
 	for _, e := range events {
 		if e.Key == d.self.Key().InStore() {
+			d.seen(e.Value) // empty if it is deleted
 			continue
 		}
 		delete(d.broken, e.Key)

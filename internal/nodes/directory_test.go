@@ -38,7 +38,7 @@ func newWorld(t *testing.T) *world {
 				w.present[c.Node.Name] = c.Node
 			}
 		}
-	})
+	}, func(string) {})
 	return w
 }
 

@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -54,57 +55,121 @@ func eventually(t *testing.T, what string, is func() bool) {
 	}
 }
 
+// keep runs a registrar, with a directory that tells it what the store has, until the
+// test's end.
+func keep(t *testing.T, store *kvstore.Store, n nodes.Node) *nodes.Registrar {
+	t.Helper()
+	log := slog.New(slog.DiscardHandler)
+	r := nodes.NewRegistrar(nodes.Config{Store: store, Self: n, Log: log})
+	d := nodes.NewDirectory(n, log, func([]nodes.Change) {}, r.Seen)
+	ctx, stop := context.WithCancel(context.Background())
+	var running sync.WaitGroup
+	running.Go(func() { _ = r.Run(ctx, always) })
+	running.Go(func() { _ = d.Follow(ctx, store, n.Cluster, 0, func() {}) })
+	t.Cleanup(func() { stop(); running.Wait() })
+	return r
+}
+
+// registered waits until a name is that of an instance.
+func registered(t *testing.T, store *kvstore.Store, name, instance string) {
+	t.Helper()
+	eventually(t, name+" is "+instance, func() bool {
+		value, err := store.Get(t.Context(), nodes.Key{Cluster: "default", Name: name}.InStore())
+		return err == nil && strings.Contains(value, `"BootID":"`+instance+`"`)
+	})
+}
+
+// written is when a name was registered, as a revision of the store; 0: it is not.
+func written(t *testing.T, store *kvstore.Store, name string) int64 {
+	t.Helper()
+	list, err := store.List(t.Context(), nodes.Key{Cluster: "default", Name: name}.InStore())
+	if err != nil || len(list) == 0 {
+		return 0
+	}
+	return list[0].Revision
+}
+
+const taken = "its name default/a is that of a node at [172.16.0.1]: give one of them another --node-name, or wait until the other's lease has ended"
+
 func TestANameThatIsTakenIsNotTakenAgainUntilItsNodeIsGone(t *testing.T) {
 	s := stores(t, 3)
-	log := slog.New(slog.DiscardHandler)
-	ctx, stop := context.WithTimeout(t.Context(), 30*time.Second)
-	defer stop()
-	first := nodes.NewRegistrar(nodes.Config{Store: s[1], Self: self("a", "172.16.0.1", "one"), Log: log})
-	if err := first.Run(ctx, always); err != nil {
-		t.Fatal(err)
+	keep(t, s[1], self("a", "172.16.0.1", "one"))
+	registered(t, s[0], "a", "one")
+	before := written(t, s[0], "a")
+	second := keep(t, s[2], self("a", "172.16.0.2", "two"))
+	eventually(t, taken, func() bool { return strings.Contains(second.Problem(), taken) })
+	// It tries more than once, and does not touch what the first has written.
+	for end := time.Now().Add(5 * time.Second); time.Now().Before(end); time.Sleep(50 * time.Millisecond) {
+		if now := written(t, s[0], "a"); now != before {
+			t.Fatalf("the registration of revision %d is of revision %d now", before, now)
+		}
 	}
-	second := nodes.NewRegistrar(nodes.Config{Store: s[2], Self: self("a", "172.16.0.2", "two"), Log: log})
-	done := make(chan error, 1)
-	go func() { done <- second.Run(ctx, always) }()
-	const problem = "its name default/a is that of a node at [172.16.0.1]: give one of them another --node-name, or wait until the other's lease has ended"
-	eventually(t, problem, func() bool { return strings.Contains(second.Problem(), problem) })
 	// The first ends without goodbye, and its lease with it.
 	_ = s[1].Close()
-	if err := <-done; err != nil || second.Problem() != "" {
-		t.Errorf("the name is free, but: %v, %s", err, second.Problem())
-	}
+	registered(t, s[0], "a", "two")
+	eventually(t, "no problem", func() bool { return second.Problem() == "" })
 }
 
 func TestANodeThatLostItsStateIsKnownByItsAddress(t *testing.T) {
-	s := stores(t, 1)
-	ctx, stop := context.WithTimeout(t.Context(), 10*time.Second)
-	defer stop()
-	for _, instance := range []string{"before", "after"} {
-		r := nodes.NewRegistrar(nodes.Config{Store: s[0], Self: self("a", "172.16.0.1", instance), Log: slog.New(slog.DiscardHandler)})
-		if err := r.Run(ctx, always); err != nil {
-			t.Fatalf("as %s: %v", instance, err)
-		}
+	s := stores(t, 2)
+	keep(t, s[0], self("a", "172.16.0.1", "before"))
+	registered(t, s[0], "a", "before")
+	keep(t, s[1], self("a", "172.16.0.1", "after"))
+	registered(t, s[0], "a", "after")
+}
+
+func TestARegistrationThatIsSpoiltIsWrittenAgain(t *testing.T) {
+	s := stores(t, 2)
+	keep(t, s[1], self("a", "172.16.0.1", "one"))
+	registered(t, s[0], "a", "one")
+	key := nodes.Key{Cluster: "default", Name: "a"}.InStore()
+	if err := s[0].Delete(t.Context(), key); err != nil {
+		t.Fatal(err)
 	}
+	registered(t, s[0], "a", "one")
+	if err := s[0].Set(t.Context(), key, "garbage"); err != nil {
+		t.Fatal(err)
+	}
+	registered(t, s[0], "a", "one")
+}
+
+// Of two copies of one node, which write the same name, one gives way.
+func TestANameThatWasLostIsNotTakenBack(t *testing.T) {
+	s := stores(t, 3)
+	first := keep(t, s[1], self("a", "172.16.0.9", "one"))
+	registered(t, s[0], "a", "one")
+	key, value, err := nodes.Encode(self("a", "172.16.0.1", "one"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s[2].SetLeased(t.Context(), key, value); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, taken, func() bool { return strings.Contains(first.Problem(), taken) })
+	if is, err := s[0].Get(t.Context(), key); err != nil || is != value {
+		t.Errorf("the store has %s, %v", is, err)
+	}
+	_ = s[2].Close()
+	eventually(t, "the first is back", func() bool {
+		is, err := s[0].Get(t.Context(), key)
+		return err == nil && strings.Contains(is, "172.16.0.9") && first.Problem() == ""
+	})
 }
 
 func TestNodesLearnOfEachOtherAndOfTheirEnd(t *testing.T) {
 	s := stores(t, 3)
-	log := slog.New(slog.DiscardHandler)
 	ctx, stop := context.WithTimeout(t.Context(), 30*time.Second)
 	defer stop()
 	changes := make(chan nodes.Change, 10)
-	directory := nodes.NewDirectory(self("a", "172.16.0.1", "one"), log, func(list []nodes.Change) {
+	directory := nodes.NewDirectory(self("a", "172.16.0.1", "one"), slog.New(slog.DiscardHandler), func(list []nodes.Change) {
 		for _, c := range list {
 			changes <- c
 		}
-	})
+	}, func(string) {})
 	synced := make(chan struct{})
 	go func() { _ = directory.Follow(ctx, s[0], "default", 0, func() { close(synced) }) }()
 	<-synced
-	other := nodes.NewRegistrar(nodes.Config{Store: s[2], Self: self("b", "172.16.0.2", "two"), Log: log})
-	if err := other.Run(ctx, always); err != nil {
-		t.Fatal(err)
-	}
+	keep(t, s[2], self("b", "172.16.0.2", "two"))
 	if c := <-changes; c.Gone || c.Node.Name != "b" || c.Node.IPv4.String() != "172.16.0.2" {
 		t.Errorf("learnt %+v", c)
 	}

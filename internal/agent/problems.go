@@ -1,0 +1,24 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package agent
+
+import (
+	"fmt"
+	"slices"
+)
+
+// clusterProblems names all that keeps this node and others apart.
+func (a *Agent) clusterProblems() []string {
+	var list []string
+	if p := a.registrar.Problem(); p != "" {
+		list = append(list, p)
+	}
+	list = slices.Concat(list, a.directory.Problems(), a.addresses.Problems(), a.peers.problems())
+	if more := len(list) - maxProblems; more > 0 {
+		list = append(list[:maxProblems], fmt.Sprintf("and %d more problems of nodes and addresses, which the log names", more))
+	}
+	return list
+}
+
+// maxProblems is how many the status names: one mistake may concern every node.
+const maxProblems = 30
