@@ -99,6 +99,18 @@ type ClusterStatus struct {
 	Nodes []NodeElement `json:"nodes,omitempty"`
 	// Problems name what of other nodes is not in force, and why.
 	Problems []string `json:"problems,omitempty"`
+	// Joined are the other clusters.
+	Joined []JoinedCluster `json:"joined,omitempty"`
+}
+
+// JoinedCluster is what the agent knows of another cluster.
+type JoinedCluster struct {
+	Name       string `json:"name"`
+	ID         uint8  `json:"id,omitempty"`
+	Connected  bool   `json:"connected"`
+	Identities int    `json:"identities"`
+	Addresses  int    `json:"addresses"`
+	Problem    string `json:"problem,omitempty"`
 }
 
 // NodeElement is one node of the cluster.

@@ -37,7 +37,7 @@ var models = map[string]any{
 	"LabelConfigurationSpec": api.LabelConfigurationSpec{}, "LabelConfigurationStatus": api.LabelConfigurationStatus{},
 	"Labels": api.Labels{}, "Metric": api.Metric{}, "MonitorStatus": api.MonitorStatus{},
 	"NodeAddressing": api.NodeAddressing{}, "NodeAddressingElement": api.NodeAddressingElement{},
-	"NodeDeletion": api.NodeDeletion{}, "NodeElement": api.NodeElement{}, "NodeProbe": api.NodeProbe{}, "HitCount": api.HitCount{}, "Policy": api.Policy{}, "PolicyExplanation": api.PolicyExplanation{}, "PolicyHits": api.PolicyHits{}, "RuleHits": api.RuleHits{},
+	"NodeDeletion": api.NodeDeletion{}, "NodeElement": api.NodeElement{}, "JoinedCluster": api.JoinedCluster{}, "NodeProbe": api.NodeProbe{}, "HitCount": api.HitCount{}, "Policy": api.Policy{}, "PolicyExplanation": api.PolicyExplanation{}, "PolicyHits": api.PolicyHits{}, "RuleHits": api.RuleHits{},
 	"PolicyDocument": api.PolicyDocument{}, "PolicyFinding": api.PolicyFinding{}, "PolicyLint": api.PolicyLint{}, "PolicySimulation": api.PolicySimulation{}, "PolicyFlowChange": api.PolicyFlowChange{}, "FlowPeer": api.FlowPeer{},
 	"PolicyImport": api.PolicyImport{}, "PolicyProblem": api.PolicyProblem{}, "PolicyTraceResult": api.PolicyTraceResult{},
 	"Port": api.Port{}, "Severity": api.SeverityOk, "Status": api.Status{}, "StatusResponse": api.StatusResponse{},

@@ -64,6 +64,7 @@ func (o *options) registerCluster(f *pflag.FlagSet) {
 	c, n := &o.cfg.Cluster, &o.cfg.Network
 	f.StringVar(&c.Name, "cluster-name", "default", "name of the cluster that this node is in")
 	f.Uint8Var(&c.ID, "cluster-id", 0, "number, 1 to 255, that tells this cluster from those that it is joined with; 0 for a cluster by itself")
+	f.StringVar(&c.MeshDir, "clustermesh-config", "", "folder with a file for each other cluster, named like it, that says how its etcd is reached; empty for none")
 	f.StringVar(&o.ipv4Pool, "cluster-pool-ipv4", "", "IPv4 prefix out of which each node claims a range for its workloads, instead of --ipv4-range")
 	f.StringVar(&o.ipv6Pool, "cluster-pool-ipv6", "", "IPv6 prefix out of which each node claims a range for its workloads, instead of --ipv6-range")
 	f.IntVar(&n.IPv4Pool.Bits, "cluster-pool-ipv4-mask-size", 24, "prefix length of the ranges in --cluster-pool-ipv4")

@@ -19,6 +19,7 @@ import (
 	"cilium.local/cilium/internal/agent/addressbook"
 	"cilium.local/cilium/internal/agent/enforce"
 	"cilium.local/cilium/internal/apiserver"
+	"cilium.local/cilium/internal/clustermesh"
 	"cilium.local/cilium/internal/datapath"
 	"cilium.local/cilium/internal/datapath/attach"
 	"cilium.local/cilium/internal/datapath/device"
@@ -63,6 +64,7 @@ type Agent struct {
 	overlay    int // index of the device that leads to other nodes; 0: there is none
 	registrar  *nodes.Registrar
 	directory  *nodes.Directory
+	mesh       *clustermesh.Mesh
 	addresses  *addresses.Follower // of other nodes' workloads
 	peers      *peers
 	prober     *health.Prober
@@ -283,7 +285,7 @@ func (a *Agent) openEndpoints(context.Context) error {
 	a.endpoints, err = endpoint.New(endpoint.Config{
 		Dir: a.cfg.path("endpoints"), HostName: device.HostName, PeerName: device.PeerName,
 		HostMAC: a.host.MAC, MTU: a.mtu,
-		Relevant: func(s label.Set) label.Set { relevant, _ := filter.Apply(s); return relevant },
+		Relevant: func(s label.Set) label.Set { relevant, _ := filter.Apply(s); return a.withCluster(relevant) },
 	}, endpoint.Collaborators{
 		Addresses: a.book, Identities: a.identities, Policies: a.enforcer,
 		Devices:  devices{gateway(a.cfg.Network.IPv4Range), gateway(a.cfg.Network.IPv6Range)},

@@ -45,6 +45,8 @@ type Config struct {
 type ClusterConfig struct {
 	Name string
 	ID   uint8 // tells joined clusters apart; 0 for one by itself
+	// MeshDir has a file for each cluster that this one is joined with; empty: none.
+	MeshDir string
 }
 
 // clusterName is what a cluster may be called: it is part of keys and labels.
@@ -53,6 +55,9 @@ var clusterName = regexp.MustCompile(`^[a-z0-9]([-a-z0-9]{0,30}[a-z0-9])?$`)
 func (c *ClusterConfig) validate() error {
 	if !clusterName.MatchString(c.Name) {
 		return fmt.Errorf("--cluster-name %q: use up to 32 small letters, digits and hyphens, a letter or digit first and last", c.Name)
+	}
+	if c.MeshDir != "" && c.ID == 0 {
+		return errors.New("--clustermesh-config: joined clusters are told apart by numbers: give this one a --cluster-id from 1 to 255")
 	}
 	return nil
 }

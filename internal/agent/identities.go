@@ -6,6 +6,7 @@ import (
 	"net/netip"
 
 	"cilium.local/cilium/internal/agent/cidrid"
+	"cilium.local/cilium/internal/clustermesh"
 	"cilium.local/cilium/internal/datapath/bpfmap"
 	"cilium.local/cilium/internal/idalloc"
 	"cilium.local/cilium/internal/identity"
@@ -18,6 +19,16 @@ type identities struct {
 	*idalloc.Allocator
 	prefixes *cidrid.Table
 	host     identity.Identity
+	mesh     *clustermesh.Mesh
+	remote   chan struct{} // those of other clusters have changed
+}
+
+// remoteChanged notes that identities of other clusters have changed.
+func (i *identities) remoteChanged() {
+	select {
+	case i.remote <- struct{}{}:
+	default:
+	}
 }
 
 // prefixIdentities leaves out where the addresses are.
@@ -50,7 +61,7 @@ func (i *identities) Shared() []identity.Identity {
 			all[n] = i.host
 		}
 	}
-	return all
+	return append(all, i.mesh.Identities()...)
 }
 
 // Identities returns all identities.
@@ -66,5 +77,8 @@ func (i *identities) Lookup(id identity.ID) (identity.Identity, bool) {
 	if found, ok := i.prefixes.Lookup(id); ok {
 		return found, true
 	}
-	return i.Allocator.Lookup(id)
+	if found, ok := i.Allocator.Lookup(id); ok {
+		return found, true
+	}
+	return i.mesh.Lookup(id)
 }

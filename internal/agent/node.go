@@ -31,7 +31,7 @@ func (n node) Status(context.Context) *api.StatusResponse {
 		KVStore: a.storeStatus(), ContainerRuntime: a.dockerStatus(),
 		Datapath: a.datapathStatus(), Policy: a.policyStatus(), Forwarding: forwardingStatus(),
 		IPAM: a.ipamStatus(), NodeMonitor: a.monitorStatus(), FlowLog: a.flowLogStatus(),
-		Cluster: &api.ClusterStatus{Self: a.cfg.NodeName, Nodes: n.Nodes(), Problems: a.clusterProblems()},
+		Cluster: &api.ClusterStatus{Self: a.cfg.NodeName, Nodes: n.Nodes(), Problems: a.clusterProblems(), Joined: a.joinedClusters()},
 		Version: version.Text(), Started: &a.started,
 		Endpoints: &api.EndpointStateCounts{ByState: a.endpointStates()},
 	}

@@ -20,6 +20,7 @@ import (
 
 	"cilium.local/cilium/internal/addresses"
 	"cilium.local/cilium/internal/agent/ipcache"
+	"cilium.local/cilium/internal/clustermesh"
 	"cilium.local/cilium/internal/datapath/bpfmap"
 	"cilium.local/cilium/internal/datapath/device"
 	"cilium.local/cilium/internal/identity"
@@ -50,11 +51,12 @@ type peers struct {
 
 	mu        sync.Mutex
 	nodes     map[nodes.Key]nodes.Node
-	hosts     map[netip.Addr]nodes.Key                  // who has an underlay address
-	onHost    map[netip.Addr]map[netip.Addr]identity.ID // what is said to be where
-	hostOf    map[netip.Addr]netip.Addr                 // of each of those addresses
-	refused   map[netip.Addr]string                     // addresses that are not believed
-	unreached map[nodes.Key]string                      // nodes, and why
+	hosts     map[netip.Addr]nodes.Key             // who has an underlay address
+	onHost    map[netip.Addr]map[claim]identity.ID // what is said to be where
+	hostOf    map[claim]netip.Addr                 // of each of those claims
+	believed  map[netip.Addr]claim
+	refused   map[claim]string     // claims, and why
+	unreached map[nodes.Key]string // nodes, and why
 }
 
 func (a *Agent) openPeers(context.Context) error {
@@ -72,8 +74,8 @@ func (a *Agent) openPeers(context.Context) error {
 		routes:  table.New[netip.Prefix, device.NodeRoute]("routes"),
 		slots:   newTunnelSlots(kernel.Capacity(), present),
 		nodes:   map[nodes.Key]nodes.Node{}, hosts: map[netip.Addr]nodes.Key{},
-		onHost: map[netip.Addr]map[netip.Addr]identity.ID{}, hostOf: map[netip.Addr]netip.Addr{},
-		refused: map[netip.Addr]string{}, unreached: map[nodes.Key]string{},
+		onHost: map[netip.Addr]map[claim]identity.ID{}, hostOf: map[claim]netip.Addr{}, believed: map[netip.Addr]claim{},
+		refused: map[claim]string{}, unreached: map[nodes.Key]string{},
 	}
 	p.tunnelsWriter = reconcile.New(p.tunnels, kernel, reconcile.Options[bpfmap.Node]{Log: a.log})
 	p.routesWriter = reconcile.New(p.routes, device.NodeRoutes{}, reconcile.Options[device.NodeRoute]{Log: a.log})
@@ -88,6 +90,11 @@ func (a *Agent) openPeers(context.Context) error {
 		a.prober.NodesChanged(changes)
 	}, a.registrar.Seen)
 	a.addresses = addresses.NewFollower(a.store, a.log)
+	a.mesh = clustermesh.New(clustermesh.Config{
+		Dir: a.cfg.Cluster.MeshDir, Name: a.cfg.Cluster.Name, ID: a.cfg.Cluster.ID, Open: a.openCluster,
+		Directory: a.directory, Addresses: p.addressesChanged, Forget: p.forgetCluster, Identities: a.identities.remoteChanged, Log: a.log,
+	})
+	a.identities.mesh = a.mesh
 	a.rows.announce = addresses.NewAnnouncer(a.store, p.self, a.log)
 	return nil
 }
@@ -114,22 +121,24 @@ func (a *Agent) followPeers(ctx context.Context) error {
 		}
 	}
 	nodesKnown, addressesKnown := sync.OnceFunc(answered), sync.OnceFunc(answered)
+	self := a.self()
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return a.peers.run(ctx) })
+	group.Go(func() error { return a.mesh.Run(ctx) })
 	group.Go(func() error {
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-a.store.Answered():
 		}
-		return a.registrar.Run(ctx, a.confirmRanges)
+		return a.registrar.Run(ctx, a.confirmSelf)
 	})
 	group.Go(func() error {
-		return a.directory.Follow(ctx, a.store, a.self().Cluster, a.self().ClusterID, nodesKnown)
+		return a.directory.Follow(ctx, a.store, self.Cluster, self.ClusterID, nodesKnown)
 	})
 	group.Go(func() error {
 		return a.addresses.Run(ctx, func(present []addresses.Row, gone []netip.Addr) {
-			a.peers.addressesChanged(present, gone)
+			a.peers.addressesChanged(self.Cluster, self.ClusterID, present, gone)
 			addressesKnown()
 		})
 	})
@@ -138,6 +147,9 @@ func (a *Agent) followPeers(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		case <-known:
+		}
+		if err := a.mesh.Wait(ctx); err != nil {
+			return err // ctx has ended
 		}
 		a.peers.complete()
 		a.rows.completeAddresses()
@@ -312,58 +324,95 @@ func worldOf(addr netip.Addr) identity.ID {
 	return identity.WorldIPv6
 }
 
-// addressesChanged takes over what is new of other nodes' workloads.
-func (p *peers) addressesChanged(present []addresses.Row, gone []netip.Addr) {
+// claim is what a cluster's store says of an address: others may say other things.
+type claim struct {
+	cluster string
+	addr    netip.Addr
+}
+
+// addressesChanged takes over what is new of a cluster's workloads. The cluster's
+// identities have its number in their upper bits.
+func (p *peers) addressesChanged(cluster string, id uint8, present []addresses.Row, gone []netip.Addr) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for _, addr := range gone {
-		p.dropAddress(addr)
+		p.dropClaim(claim{cluster, addr})
 	}
 	for _, row := range present {
-		if before, ok := p.hostOf[row.Addr]; ok && before != row.Host {
-			delete(p.onHost[before], row.Addr)
+		c := claim{cluster, row.Addr}
+		if row.Identity >= identity.MinAllocated && row.Identity>>16 != identity.ID(id) {
+			p.dropClaim(c)
+			p.refuse(c, fmt.Sprintf("it claims the identity %d, which is none of the cluster %d", row.Identity, id))
+			continue
+		}
+		if before, ok := p.hostOf[c]; ok && before != row.Host {
+			delete(p.onHost[before], c)
 		}
 		if p.onHost[row.Host] == nil {
-			p.onHost[row.Host] = map[netip.Addr]identity.ID{}
+			p.onHost[row.Host] = map[claim]identity.ID{}
 		}
-		p.onHost[row.Host][row.Addr] = row.Identity
-		p.hostOf[row.Addr] = row.Host
-		p.judgeAddress(row.Host, row.Addr, row.Identity)
+		p.onHost[row.Host][c] = row.Identity
+		p.hostOf[c] = row.Host
+		p.judgeClaim(row.Host, c, row.Identity)
 	}
 }
 
-func (p *peers) dropAddress(addr netip.Addr) {
-	host, ok := p.hostOf[addr]
+// forgetCluster drops all that a cluster has said of addresses.
+func (p *peers) forgetCluster(cluster string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for c := range p.hostOf {
+		if c.cluster == cluster {
+			p.dropClaim(c)
+		}
+	}
+}
+
+func (p *peers) dropClaim(c claim) {
+	host, ok := p.hostOf[c]
+	delete(p.refused, c)
 	if !ok {
 		return
 	}
-	delete(p.hostOf, addr)
-	delete(p.refused, addr)
-	if delete(p.onHost[host], addr); len(p.onHost[host]) == 0 {
+	delete(p.hostOf, c)
+	if delete(p.onHost[host], c); len(p.onHost[host]) == 0 {
 		delete(p.onHost, host)
 	}
-	p.ipcache.Unset(ipcache.KVStore, whole(addr))
+	p.disbelieve(c)
 }
 
 // judge looks anew at all that is said to be on a host.
 func (p *peers) judge(host netip.Addr) {
-	for addr, id := range p.onHost[host] {
-		p.judgeAddress(host, addr, id)
+	for c, id := range p.onHost[host] {
+		p.judgeClaim(host, c, id)
 	}
 }
 
-func (p *peers) judgeAddress(host, addr netip.Addr, id identity.ID) {
-	delete(p.refused, addr)
+func (p *peers) judgeClaim(host netip.Addr, c claim, id identity.ID) {
+	delete(p.refused, c)
 	key, known := p.hosts[host]
-	if known && p.nodes[key].Owns(addr) {
-		p.ipcache.Set(ipcache.KVStore, whole(addr), id)
+	if known && key.Cluster == c.cluster && p.nodes[key].Owns(c.addr) {
+		p.believed[c.addr] = c
+		p.ipcache.Set(ipcache.KVStore, whole(c.addr), id)
 		return
 	}
-	p.ipcache.Unset(ipcache.KVStore, whole(addr))
+	p.disbelieve(c)
 	if known {
-		p.refused[addr] = fmt.Sprintf("address %s is not believed: it is outside of the ranges of node %s, which is said to have it", addr, key)
-		p.log.Warn("an address is not believed", "address", addr, "node", key.String())
+		p.refuse(c, fmt.Sprintf("it is outside of the ranges of node %s, which is said to have it", key))
 	}
+}
+
+// disbelieve takes an address back, unless another cluster's claim on it is the right one.
+func (p *peers) disbelieve(c claim) {
+	if p.believed[c.addr] == c {
+		delete(p.believed, c.addr)
+		p.ipcache.Unset(ipcache.KVStore, whole(c.addr))
+	}
+}
+
+func (p *peers) refuse(c claim, why string) {
+	p.refused[c] = fmt.Sprintf("address %s of cluster %s is not believed: %s", c.addr, c.cluster, why)
+	p.log.Warn("an address is not believed", "address", c.addr, "cluster", c.cluster, "reason", why)
 }
 
 // all returns the other nodes, by cluster and name.

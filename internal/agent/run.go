@@ -136,6 +136,8 @@ func (a *Agent) followIdentities(ctx context.Context) error {
 		case <-changed:
 			a.enforcer.Wake()
 			a.endpoints.Kick() // the store answers
+		case <-a.identities.remote:
+			a.enforcer.Wake()
 		case lost := <-a.lostIdentities:
 			if err := a.endpoints.Revoke(ctx, lost); err != nil {
 				a.log.Error("endpoints keep an identity that others have", "identity", lost.ID, "error", err)

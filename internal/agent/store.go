@@ -119,6 +119,7 @@ func (a *Agent) openIdentities(context.Context) error {
 	}
 	a.identities = &identities{
 		Allocator: idalloc.New(a.store, a.cfg.NodeName, a.log, options...),
+		remote:    make(chan struct{}, 1),
 		prefixes:  cidrid.New(prefixIdentities(earlier)), host: hostIdentity(a.cfg.NodeName, a.cfg.Policy.NodeLabels),
 	}
 	return nil

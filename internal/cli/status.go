@@ -85,6 +85,18 @@ func failures(s *api.StatusResponse) []string {
 	return sick
 }
 
+func joinedText(c *api.JoinedCluster) string {
+	state := "Not connected"
+	if c.Connected {
+		state = "Ok"
+	}
+	text := fmt.Sprintf("%s, id %d, %d identities, %d addresses", state, c.ID, c.Identities, c.Addresses)
+	if c.Problem != "" {
+		text += "; " + c.Problem
+	}
+	return text
+}
+
 func nodesText(c *api.ClusterStatus) string {
 	if others := len(c.Nodes) - 1; others > 0 {
 		return fmt.Sprintf("%s, and %d others in the cluster", c.Self, others)
@@ -114,6 +126,9 @@ func writeStatus(w io.Writer, s *api.StatusResponse, addresses, tasks bool) {
 	}
 	if c := s.Cluster; c != nil {
 		g.add("Node:", nodesText(c))
+		for _, other := range c.Joined {
+			g.add("Cluster "+other.Name+":", joinedText(&other))
+		}
 		for _, problem := range c.Problems {
 			g.add("", problem)
 		}

@@ -105,9 +105,12 @@ func (c *Cluster) AddNode(name string) (*Node, error) {
 }
 
 // Flags are those of the agent of a node, by its place among the nodes.
-func (c *Cluster) Flags(i int) []string {
+func (c *Cluster) Flags(i int) []string { return c.FlagsFor(i, c.Etcd) }
+
+// FlagsFor are those of an agent that uses another store.
+func (c *Cluster) FlagsFor(i int, store *Etcd) []string {
 	return append([]string{
-		"--kvstore-endpoints=" + c.Etcd.URL(),
+		"--kvstore-endpoints=" + store.URL(),
 		fmt.Sprintf("--ipv4-range=10.%d.0.0/24", i+1), fmt.Sprintf("--ipv6-range=fd01::%x:0/112", i+1),
 		"--native-routing-cidr=10.0.0.0/8,fd01::/64",
 	}, c.options.Flags...)
