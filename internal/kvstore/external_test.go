@@ -97,6 +97,7 @@ func TestOutageAndReturn(t *testing.T) {
 	if testing.Short() {
 		t.Skip("stops and starts a server")
 	}
+	t.Parallel()
 	e := newEtcd(t)
 	e.start()
 	s := openStore(t, kvstore.Config{Endpoints: []string{e.url()}, RequestTimeout: time.Second, LeaseTTL: 2 * time.Second})
@@ -124,6 +125,7 @@ func TestWatchResumesAfterCompaction(t *testing.T) {
 	if testing.Short() {
 		t.Skip("stops and starts a server")
 	}
+	t.Parallel()
 	e := newEtcd(t)
 	e.start()
 	s := openStore(t, kvstore.Config{Endpoints: []string{e.url()}})
@@ -170,6 +172,7 @@ func TestReplacedStoreIsReadAgain(t *testing.T) {
 	if testing.Short() {
 		t.Skip("stops and starts a server")
 	}
+	t.Parallel()
 	e := newEtcd(t)
 	e.start()
 	s := openStore(t, kvstore.Config{Endpoints: []string{e.url()}, ProbeEvery: 200 * time.Millisecond})

@@ -365,6 +365,7 @@ func TestLeasedKeysOutliveTheirLeaseOnlyWithTheirOwner(t *testing.T) {
 	if testing.Short() {
 		t.Skip("waits for a lease to end")
 	}
+	t.Parallel()
 	dir := shortDir(t)
 	server := openStore(t, kvstore.Config{StateDir: dir})
 	owner, err := kvstore.Open(t.Context(), kvstore.Config{

@@ -22,6 +22,7 @@ func TestMembersComeAndGo(t *testing.T) {
 	if testing.Short() {
 		t.Skip("stops and starts servers")
 	}
+	t.Parallel()
 	c := etcdtest.New(t, 3)
 	cfg := kvstore.Config{Endpoints: c.URLs(), RequestTimeout: time.Second, ProbeEvery: 100 * time.Millisecond, WriteRate: 1000, WriteBurst: 1000}
 	writer, reader := openStore(t, cfg), openStore(t, cfg)
@@ -74,6 +75,7 @@ func TestAMemberAloneIsNoStore(t *testing.T) {
 	if testing.Short() {
 		t.Skip("waits for an election")
 	}
+	t.Parallel()
 	c := etcdtest.New(t, 3)
 	s := openStore(t, kvstore.Config{Endpoints: []string{c.URL(0)}, RequestTimeout: time.Second, ProbeEvery: 100 * time.Millisecond})
 	if err := s.Set(t.Context(), "k", "before"); err != nil {

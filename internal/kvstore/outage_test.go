@@ -28,6 +28,7 @@ func TestOlderDataOfTheSameStoreIsNoticedAndCorrected(t *testing.T) {
 	if testing.Short() {
 		t.Skip("stops and starts a server")
 	}
+	t.Parallel()
 	e := newEtcd(t)
 	e.start()
 	ctx, s := t.Context(), openStore(t, quick(e))
@@ -97,6 +98,7 @@ func TestKeysOfOthersSurviveWhatIsGivenUpDuringAnOutage(t *testing.T) {
 	if testing.Short() {
 		t.Skip("stops and starts a server")
 	}
+	t.Parallel()
 	e := newEtcd(t)
 	e.start()
 	ctx, s := t.Context(), openStore(t, quick(e))
@@ -273,6 +275,7 @@ func TestWhatAnEarlierProcessGaveUpGoesBeforeItsLease(t *testing.T) {
 	if testing.Short() {
 		t.Skip("stops and starts a server")
 	}
+	t.Parallel()
 	e := newEtcd(t)
 	e.start()
 	cfg := quick(e)
@@ -324,6 +327,7 @@ func TestOwnersHaveTimeToStoreAgainWhatAnEmptiedStoreLost(t *testing.T) {
 	if testing.Short() {
 		t.Skip("stops and starts a server")
 	}
+	t.Parallel()
 	e := newEtcd(t)
 	e.start()
 	cfg := quick(e)
