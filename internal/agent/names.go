@@ -118,6 +118,7 @@ func (a *Agent) metricSources() metrics.Sources {
 		EventsLost:     a.eventsLost,
 		FlowEvents:     a.flowEvents,
 		Nodes:          a.nodesHealth,
+		Store:          a.storeMetrics,
 	}
 }
 

@@ -14,6 +14,7 @@ import (
 	"cilium.local/cilium/internal/idalloc"
 	"cilium.local/cilium/internal/identity"
 	"cilium.local/cilium/internal/kvstore"
+	"cilium.local/cilium/internal/metrics"
 )
 
 // storeAPI implements apiserver.Store.
@@ -86,6 +87,14 @@ func (a *Agent) storeStatus() *api.Status {
 		st.Msg += fmt.Sprintf("; %d identities are ignored: %s", len(problems), problems[0])
 	}
 	return st
+}
+
+func (a *Agent) storeMetrics() metrics.Store {
+	s := a.store.Status()
+	return metrics.Store{
+		Up: s.State != kvstore.StateFailure, Answered: s.Answered, Behind: s.Behind,
+		ToStore: s.ToStore, ToDelete: s.ToDelete,
+	}
 }
 
 // openStore connects to the store.

@@ -34,6 +34,15 @@ type Sources struct {
 	EventsLost     func() uint64
 	FlowEvents     func() map[string]uint64 // what happened to the flow table, by name
 	Nodes          func() []NodeHealth
+	Store          func() Store
+}
+
+// Store is the condition of the key-value store.
+type Store struct {
+	Up                bool
+	Answered          time.Duration // since its last answer; 0 before the first
+	Behind            time.Duration // of the watch that is furthest behind
+	ToStore, ToDelete int           // keys that wait
 }
 
 // NodeHealth is what came of asking another node. Source is the node that asks.

@@ -25,7 +25,10 @@ func sources() metrics.Sources {
 		PolicyRules:    func() int { return 4 },
 		Identities:     func() int { return 12 },
 		EventsLost:     func() uint64 { return 1 },
-		FlowEvents:     func() map[string]uint64 { return map[string]uint64{"refused": 6} },
+		Store: func() metrics.Store {
+			return metrics.Store{Up: true, Answered: 3 * time.Second, Behind: 2 * time.Second, ToStore: 4, ToDelete: 5}
+		},
+		FlowEvents: func() map[string]uint64 { return map[string]uint64{"refused": 6} },
 		Nodes: func() []metrics.NodeHealth {
 			return []metrics.NodeHealth{
 				{SourceCluster: "default", Source: "n1", Cluster: "default", Name: "n2", Reached: true, Latencies: []metrics.NodeLatency{
@@ -59,6 +62,11 @@ func TestScrapeReadsTheSourcesAndTheDurations(t *testing.T) {
 		`cilium_endpoint_state{endpoint_state="ready"} 2`,
 		`cilium_policy_max_revision 5`,
 		`cilium_identity_count 12`,
+		`cilium_kvstore_up 1`,
+		`cilium_kvstore_last_answer_seconds 3`,
+		`cilium_kvstore_watch_lag_seconds 2`,
+		`cilium_kvstore_waiting_keys{action="store"} 4`,
+		`cilium_kvstore_waiting_keys{action="delete"} 5`,
 		`cilium_flow_table_events_total{event="refused"} 6`,
 		`cilium_node_connectivity_status{source_cluster="default",source_node_name="n1",target_cluster="default",target_node_name="n2",target_node_type="remote_intra_cluster",type="node"} 1`,
 		`cilium_node_connectivity_status{source_cluster="default",source_node_name="n1",target_cluster="east",target_node_name="n3",target_node_type="remote_inter_cluster",type="node"} 0`,

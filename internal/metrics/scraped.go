@@ -20,6 +20,10 @@ var (
 	flowEvents     = describe("cilium_flow_table_events_total", "Flows that were made, decided again, evicted while alive, or refused for want of a row.", "event")
 	nodeStatus     = describe("cilium_node_connectivity_status", "Whether another node has answered the last questions, 1 or 0.", nodeLabels...)
 	nodeLatency    = describe("cilium_node_connectivity_latency_seconds", "Time until another node's last answer, in seconds.", append(nodeLabels, "target_node_ip", "protocol", "address_type")...)
+	storeUp        = describe("cilium_kvstore_up", "Whether the key-value store answered the last question, 1 or 0.")
+	storeAnswer    = describe("cilium_kvstore_last_answer_seconds", "Time since the key-value store's last answer; missing before the first.")
+	storeBehind    = describe("cilium_kvstore_watch_lag_seconds", "How long the watch of the key-value store that is furthest behind has been so.")
+	storeWaiting   = describe("cilium_kvstore_waiting_keys", "Keys that wait to be written to the key-value store.", "action")
 	eventsLost     = describe("cilium_monitor_events_lost_total", "Data plane events that found no room on their way to a reader.")
 )
 
@@ -35,6 +39,7 @@ func (*scraped) Describe(out chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
 		forwardCount, forwardBytes, dropCount, dropBytes, endpointState,
 		policyRevision, policyRules, identityCount, flowEvents, eventsLost, nodeStatus, nodeLatency,
+		storeUp, storeAnswer, storeBehind, storeWaiting,
 	} {
 		out <- d
 	}
@@ -71,9 +76,24 @@ func (s *scraped) Collect(out chan<- prometheus.Metric) {
 		counter(flowEvents, n, event)
 	}
 	counter(eventsLost, s.src.EventsLost())
+	collectStore(s.src.Store(), gauge)
 	for _, n := range s.src.Nodes() {
 		collectNode(n, gauge)
 	}
+}
+
+func collectStore(st Store, gauge func(*prometheus.Desc, float64, ...string)) {
+	up := 0.0
+	if st.Up {
+		up = 1
+	}
+	gauge(storeUp, up)
+	if st.Answered > 0 {
+		gauge(storeAnswer, st.Answered.Seconds())
+	}
+	gauge(storeBehind, st.Behind.Seconds())
+	gauge(storeWaiting, float64(st.ToStore), "store")
+	gauge(storeWaiting, float64(st.ToDelete), "delete")
 }
 
 func collectNode(n NodeHealth, gauge func(*prometheus.Desc, float64, ...string)) {
