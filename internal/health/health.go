@@ -214,7 +214,7 @@ func (p *Prober) try(ctx context.Context, by Protocol, addr netip.Addr, question
 	ctx, cancel := context.WithTimeout(ctx, p.cfg.Timeout)
 	defer cancel()
 	probe := Probe{Protocol: by, Addr: addr, At: time.Now()}
-	if probe.Err = question(ctx); probe.Err == nil {
+	if probe.Err = plain(question(ctx)); probe.Err == nil {
 		probe.Reached = time.Now()
 		probe.Latency = probe.Reached.Sub(probe.At)
 	}

@@ -49,7 +49,7 @@ func (p *Prober) get(ctx context.Context, to netip.AddrPort, key nodes.Key) erro
 	}
 	response, err := p.client.Do(request)
 	if err != nil {
-		return plain(err)
+		return err
 	}
 	defer func() { _ = response.Body.Close() }()
 	if response.StatusCode != http.StatusOK {
@@ -67,12 +67,17 @@ func (p *Prober) get(ctx context.Context, to netip.AddrPort, key nodes.Key) erro
 
 // plain leaves out of an error what everybody knows who asked.
 func plain(err error) error {
-	var u *url.Error
-	if errors.Is(err, context.DeadlineExceeded) || errors.Is(err, os.ErrDeadlineExceeded) {
+	var asked *url.Error
+	var system *os.SyscallError
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, os.ErrDeadlineExceeded):
 		return errors.New("no answer")
-	}
-	if errors.As(err, &u) {
-		return u.Err
+	case errors.As(err, &system):
+		return system.Err
+	case errors.As(err, &asked):
+		return asked.Err
 	}
 	return err
 }

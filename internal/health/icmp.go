@@ -7,10 +7,8 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/binary"
-	"errors"
 	"net"
 	"net/netip"
-	"os"
 	"time"
 )
 
@@ -53,9 +51,6 @@ func exchange(conn *net.IPConn, request, reply byte) error {
 	buffer := make([]byte, 1500)
 	for {
 		n, _, err := conn.ReadFromIP(buffer)
-		if errors.Is(err, os.ErrDeadlineExceeded) {
-			return errors.New("no answer")
-		}
 		if err != nil {
 			return err
 		}

@@ -162,7 +162,7 @@ func (d *Directory) put(changes []Change, key string, r refusal) []Change {
 		d.freed = d.freed || !before.SamePlace(n)
 	}
 	if reason := d.contradiction(n); reason != "" {
-		if reason != r.reason {
+		if r.reason == "" { // the status has the present one; it may change with every node
 			d.log.Warn("ignoring a node of the key-value store", "error", reason)
 		}
 		r.reason = reason

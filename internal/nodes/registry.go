@@ -28,8 +28,9 @@ type Config struct {
 
 // Registrar keeps one node in the store. Make it with NewRegistrar.
 type Registrar struct {
-	cfg  Config
-	lost chan struct{} // what the store has is not what was registered
+	cfg   Config
+	lost  chan struct{} // what the store has is not what was registered
+	again bool          // it was registered by this process before; Run's own
 
 	mu         sync.Mutex
 	problem    string
@@ -116,9 +117,8 @@ func (r *Registrar) register(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	again := r.value() != ""
-	condition, err := checkName(ctx, r.cfg.Store, r.cfg.Self, again)
-	if again && errors.Is(err, errTaken) {
+	condition, err := checkName(ctx, r.cfg.Store, r.cfg.Self, r.again)
+	if r.value() != "" && errors.Is(err, errTaken) {
 		r.cfg.Store.Drop(key) // or it would be written over the other's after a lost lease
 		r.setValue("")
 	}
@@ -132,8 +132,10 @@ func (r *Registrar) register(ctx context.Context) error {
 	}
 	if err != nil {
 		r.setValue("")
+		return err
 	}
-	return err
+	r.again = true
+	return nil
 }
 
 // CheckName fails when another node has the name of this one.
