@@ -164,7 +164,9 @@ func TestNodesThatContradictOthersAreNamedOnBothSides(t *testing.T) {
 	c.sees(c.Nodes[1], "its name default/node1 is that of a node at [172.", "status")
 	c.sees(c.Nodes[0], "node default/node3 is ignored: its range 10.1.0.128/25 overlaps with the range 10.1.0.0/24 of node default/node1", "status")
 	c.sees(c.Nodes[2], "node default/node1 is ignored: its range 10.1.0.0/24 overlaps with the range 10.1.0.128/25 of node default/node3", "status")
-	c.sees(c.Nodes[0], "node default/node4 says that the id of its cluster is 7, which is 0 here", "status")
+	c.sees(c.Nodes[3], "the store says that cluster default has the id 0, and this agent was given 7", "status")
+	c.cli(c.Nodes[0], "kvstore", "set", "cilium/state/nodes/v1/default/stray", `{"Name":"stray","Cluster":"default","ClusterID":7}`)
+	c.sees(c.Nodes[0], "node default/stray says that the id of its cluster is 7, which is 0 here", "status")
 	if list := c.nodes(c.Nodes[0]); len(list) != 1 {
 		t.Errorf("node1 believes %v", list)
 	}
