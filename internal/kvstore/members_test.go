@@ -28,6 +28,7 @@ func TestMembersComeAndGo(t *testing.T) {
 	writer, reader := openStore(t, cfg), openStore(t, cfg)
 	writer.Keep("m/leased", "1")
 	r := follow(t, reader, "m/")
+	writersLoss, readersLoss := writer.PastLost(), reader.PastLost()
 
 	ctx := t.Context()
 	stop, done := make(chan struct{}), make(chan map[string]string, 1)
@@ -68,6 +69,13 @@ func TestMembersComeAndGo(t *testing.T) {
 	}
 	waitState(t, writer, kvstore.StateOK)
 	waitState(t, reader, kvstore.StateOK)
+	for who, lost := range map[string]<-chan struct{}{"writer": writersLoss, "reader": readersLoss} {
+		select {
+		case <-lost:
+			t.Errorf("the %s takes the cluster for one that lost its past", who)
+		default:
+		}
+	}
 }
 
 // A member that lost the others answers nothing, and does not count as a store.
