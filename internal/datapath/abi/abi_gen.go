@@ -342,7 +342,7 @@ var SourceFiles = map[uint16]string{
 	12: "bpf/lib/related.h",
 	13: "bpf/lib/admit.h",
 	14: "bpf/lib/takeover.h",
-	15: "bpf/lib/hook.h",
+	15: "bpf/lib/parse.h",
 	16: "bpf/lib/ends.h",
 	17: "bpf/lib/tunnel.h",
 	18: "bpf/overlay.c",
