@@ -232,6 +232,6 @@ bench-quick: bench-program ## Measure a part of what bench measures, in under 3 
 # Started directly for the same reason as the demo.
 .PHONY: bench-program
 bench-program:
-	tools/setup build bench
+	tools/setup build cluster bench
 	$(MAKE) --no-print-directory build $(BENCH_OBJECT)
 	$(GO) build -o build/test/bench ./test/bench

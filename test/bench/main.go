@@ -83,6 +83,7 @@ func parts() []part {
 	return []part{
 		{name: "traffic", run: (*bench).traffic},
 		{name: "nodes", run: (*bench).betweenNodes},
+		{name: "reach", run: (*bench).reach},
 		{name: "packets", run: (*bench).packets},
 		{name: "control", run: (*bench).control},
 		{name: "memory", run: (*bench).memory},
