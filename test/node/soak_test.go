@@ -68,7 +68,7 @@ func startLoad(a *apps) *load {
 
 func (l *load) stream(ctx context.Context, from, to *lab.Workload, port uint16, rate int) *lab.Datagrams {
 	l.a.t.Helper()
-	s, err := from.StreamUDP(ctx, to.Namespace, netip.AddrPortFrom(to.IPv4, lab.ProbePort), rate)
+	s, err := from.StreamUDP(ctx, to.Namespace, netip.AddrPortFrom(to.IPv4, port), rate)
 	if err != nil {
 		l.a.t.Fatal(err)
 	}
