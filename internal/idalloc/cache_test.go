@@ -29,6 +29,7 @@ func TestIdentitiesOfOthersAreKnownAfterARestartWithoutTheStore(t *testing.T) {
 	id, briefID := other.allocate(t, app), other.allocate(t, brief)
 	eventually(t, "the first node knows both", func() bool { _, a := n.Lookup(id); _, b := n.Lookup(briefID); return a && b })
 	n.stop()
+	other.stop() // or it would store again what it holds
 	s.stop()
 
 	n = s.node("n1", idalloc.WithCache(file))
