@@ -50,6 +50,7 @@ func (o *options) register(f *pflag.FlagSet) {
 	f.StringToStringVar(&c.Policy.NodeLabels, "node-labels", nil, "KEY=VALUE,...: labels of this node, for rules with fromNodes and toNodes")
 	f.StringVar(&c.Policy.ServicesFile, "services-file", "", "JSON or YAML list of the services that toServices is about; empty for none")
 	f.StringSliceVar(&c.Store.Endpoints, "kvstore-endpoints", nil, "URLs of an etcd cluster; without any, the agent runs one itself for this node")
+	f.StringVar(&c.Store.File, "kvstore-config", "", "YAML file that says how an etcd cluster is reached, in the form of etcd's client: endpoints, trusted-ca-file, cert-file, key-file, username, password or password-file; empty for none")
 	f.DurationVar(&c.Store.LeaseTTL, "kvstore-lease-ttl", 15*time.Minute, "how long the key-value store keeps what this node says of itself after the node is gone")
 	f.StringVar(&c.Docker, "docker", "", "unix socket of Docker's API, for the labels of its containers; empty for none")
 	f.StringVar(&c.Metrics, "prometheus-serve-addr", "", "address to serve Prometheus metrics at, such as 127.0.0.1:9962; empty for none")

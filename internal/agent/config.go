@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"cilium.local/cilium/internal/datapath/device"
+	"cilium.local/cilium/internal/kvstore"
 	"cilium.local/cilium/internal/noderange"
 	"cilium.local/cilium/internal/policy"
 )
@@ -172,10 +173,40 @@ func (c *PolicyConfig) options() (policy.Options, error) {
 	return opts, nil
 }
 
-// StoreConfig names the key-value store; without endpoints it is embedded.
+// StoreConfig names the key-value store, by the URLs of its members or by a file in
+// the form of kvstore.ReadConfig; with neither it is embedded.
 type StoreConfig struct {
 	Endpoints []string
+	File      string
 	LeaseTTL  time.Duration // how long others believe this node after it is gone; 0: 15 minutes
+}
+
+// external reports whether the store is one that nodes share.
+func (c StoreConfig) external() bool { return len(c.Endpoints) > 0 || c.File != "" }
+
+func (c StoreConfig) validate() error {
+	if len(c.Endpoints) > 0 && c.File != "" {
+		return errors.New("--kvstore-endpoints and --kvstore-config: give one of them")
+	}
+	if err := kvstore.CheckEndpoints(c.Endpoints); err != nil {
+		return fmt.Errorf("--kvstore-endpoints: %w", err)
+	}
+	if c.LeaseTTL != 0 && c.LeaseTTL < minLeaseTTL {
+		return fmt.Errorf("--kvstore-lease-ttl %s: use at least %s, or a busy store ends leases of nodes that are alive", c.LeaseTTL, minLeaseTTL)
+	}
+	return nil
+}
+
+// config is how the store is reached.
+func (c StoreConfig) config() (kvstore.Config, error) {
+	if c.File == "" {
+		return kvstore.Config{Endpoints: c.Endpoints}, nil
+	}
+	cfg, err := kvstore.ReadConfig(c.File)
+	if err != nil {
+		err = fmt.Errorf("--kvstore-config %w", err)
+	}
+	return cfg, err
 }
 
 // DatapathConfig sizes the kernel's tables, in entries; 0 is the default.
@@ -218,8 +249,8 @@ func (c *Config) validate() error {
 	if err := c.Health.validate(); err != nil {
 		return err
 	}
-	if ttl := c.Store.LeaseTTL; ttl != 0 && ttl < minLeaseTTL {
-		return fmt.Errorf("--kvstore-lease-ttl %s: use at least %s, or a busy store ends leases of nodes that are alive", ttl, minLeaseTTL)
+	if err := c.Store.validate(); err != nil {
+		return err
 	}
 	if err := checkMode(c.Policy.Mode); err != nil {
 		return fmt.Errorf("--enable-policy: %w", err)

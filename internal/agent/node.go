@@ -178,7 +178,7 @@ func (n node) Configuration() *api.DaemonConfiguration {
 	c := a.cfg
 	spec := &api.DaemonConfigurationSpec{Options: api.ConfigurationMap{}, PolicyEnforcement: string(a.enforcer.Mode())}
 	kind := "etcd, embedded"
-	if len(c.Store.Endpoints) > 0 {
+	if c.Store.external() {
 		kind = "etcd"
 	}
 	return &api.DaemonConfiguration{

@@ -32,7 +32,7 @@ func (a *Agent) findUnderlay() error {
 		*family.addr = found
 	}
 	hasAddress := r.IPv4.IsValid() || r.IPv6.IsValid()
-	r.setDefault(len(a.cfg.Store.Endpoints) > 0 && hasAddress)
+	r.setDefault(a.cfg.Store.external() && hasAddress)
 	if r.Mode != routingNone && !hasAddress {
 		return fmt.Errorf("--routing %s: this node has no address by which others could reach it: give it one, or name it with --node-ipv4 or --node-ipv6", r.Mode)
 	}

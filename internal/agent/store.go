@@ -98,12 +98,14 @@ func (a *Agent) storeMetrics() metrics.Store {
 }
 
 // openStore connects to the store.
-func (a *Agent) openStore(ctx context.Context) (err error) {
-	a.store, err = kvstore.Open(ctx, kvstore.Config{
-		Endpoints: a.cfg.Store.Endpoints, StateDir: a.cfg.StateDir,
-		LeaseFile: a.cfg.path("lease"), LeaseTTL: a.cfg.Store.LeaseTTL, Observe: a.metrics.KVStore,
-	}, a.log)
+func (a *Agent) openStore(ctx context.Context) error {
+	cfg, err := a.cfg.Store.config()
 	if err != nil {
+		return err
+	}
+	cfg.StateDir, cfg.LeaseFile, cfg.LeaseTTL = a.cfg.StateDir, a.cfg.path("lease"), a.cfg.Store.LeaseTTL
+	cfg.Observe = a.metrics.KVStore
+	if a.store, err = kvstore.Open(ctx, cfg, a.log); err != nil {
 		return err
 	}
 	a.onClose(func() { _ = a.store.Close() })

@@ -34,6 +34,7 @@ type health struct {
 	term     uint64 // of the store's leader
 	revision int64
 	witness  witness
+	stream   int           // of the series that watches share
 	replaced chan struct{} // closed when watches have to start over, then made anew
 	lost     int           // how often the store lost its past
 	past     chan struct{} // closed when it does, then made anew
@@ -67,11 +68,24 @@ func (h *health) failing() error {
 	return h.err
 }
 
-// over returns what is closed when watches have to start over.
-func (h *health) over() <-chan struct{} {
+// watching returns the number of the stream that watches use, and what is closed
+// when they have to start over.
+func (h *health) watching() (stream int, over <-chan struct{}) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	return h.replaced
+	return h.stream, h.replaced
+}
+
+// leave has all watches start over on a new stream: the store does not accept the
+// token by which the old one was opened.
+func (h *health) leave(stream int) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.stream == stream {
+		h.stream++
+		close(h.replaced)
+		h.replaced = make(chan struct{})
+	}
 }
 
 func (h *health) losses() int {
@@ -141,10 +155,11 @@ func (s *Store) probe(ctx context.Context) {
 	switch {
 	case ctx.Err() != nil:
 	case err != nil:
-		s.health.failed(s, fmt.Errorf("%w: %w", ErrUnreachable, err))
+		s.health.failed(s, fmt.Errorf("%w: %w", ErrUnreachable, s.explain(err)))
 	default:
 		s.health.answered(s, resp.Header.ClusterId, resp.Header.RaftTerm, resp.Header.Revision, same)
-		s.watchers.progress(ctx, s.client, resp.Header.Revision)
+		stream, _ := s.health.watching()
+		s.watchers.progress(ctx, s.client, stream, resp.Header.Revision)
 	}
 }
 

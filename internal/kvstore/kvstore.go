@@ -48,9 +48,11 @@ type Config struct {
 	// LeaseFile is where the process writes down its lease, for DropEarlier of a
 	// later one; empty: nowhere.
 	LeaseFile string
-	// TLS, Username and Password are for external stores and may be empty.
+	// TLS, Username and Password are for external stores and may be empty, see
+	// ReadConfig.
 	TLS                *tls.Config
 	Username, Password string
+	PasswordFile       string // read at each login, instead of Password
 
 	RequestTimeout time.Duration // longest duration of one call; 5 s
 	LeaseTTL       time.Duration // life of leased keys after this process is gone; 15 min
@@ -113,6 +115,7 @@ type Store struct {
 	closing  sync.Once
 	closeErr error
 	health   health
+	reasons  reasons
 	watchers watchers
 }
 
@@ -132,10 +135,10 @@ func Open(ctx context.Context, cfg Config, log *slog.Logger) (*Store, error) {
 	} else {
 		s.name = "etcd at " + strings.Join(endpoints, ", ")
 	}
-	client, err := connect(endpoints, cfg)
+	client, err := s.connect(endpoints)
 	if err != nil {
 		s.closeServer()
-		return nil, fmt.Errorf("connect to %s: %w (check --kvstore-endpoints)", s.name, err)
+		return nil, fmt.Errorf("connect to %s: %w", s.name, err)
 	}
 	s.client = client
 	s.leases, s.writes = newLeases(s), newBucket(cfg.WriteRate, cfg.WriteBurst)
@@ -149,20 +152,18 @@ func Open(ctx context.Context, cfg Config, log *slog.Logger) (*Store, error) {
 	return s, nil
 }
 
-func connect(endpoints []string, cfg Config) (*clientv3.Client, error) {
+func (s *Store) connect(endpoints []string) (*clientv3.Client, error) {
 	reconnect := grpc.ConnectParams{
 		Backoff:           backoff.Config{BaseDelay: 100 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: 2 * time.Second},
 		MinConnectTimeout: 2 * time.Second,
 	}
 	return clientv3.New(clientv3.Config{
 		Endpoints:            endpoints,
-		DialTimeout:          cfg.RequestTimeout,
+		DialTimeout:          s.cfg.RequestTimeout,
 		DialKeepAliveTime:    10 * time.Second,
 		DialKeepAliveTimeout: 5 * time.Second,
-		TLS:                  cfg.TLS,
-		Username:             cfg.Username,
-		Password:             cfg.Password,
-		DialOptions:          []grpc.DialOption{grpc.WithConnectParams(reconnect)},
+		TLS:                  s.cfg.TLS,
+		DialOptions:          append(newLogin(&s.cfg).options(), s.reasons.option(), grpc.WithConnectParams(reconnect)),
 		Logger:               zap.NewNop(), // every failure reaches a caller or Status
 	})
 }

@@ -51,7 +51,7 @@ func (w *watchers) reached(one *watcher, revision int64) {
 
 // progress books that the store is at the revision, and asks it to tell all
 // watches when they are.
-func (w *watchers) progress(ctx context.Context, client *clientv3.Client, revision int64) {
+func (w *watchers) progress(ctx context.Context, client *clientv3.Client, stream int, revision int64) {
 	w.mu.Lock()
 	ask := false
 	for _, p := range w.all {
@@ -66,9 +66,9 @@ func (w *watchers) progress(ctx context.Context, client *clientv3.Client, revisi
 	}
 	w.mu.Unlock()
 	if ask {
-		// The answers come over the watches' own stream, which is known by this
-		// context; without an answer the watch counts as behind.
-		_ = client.RequestProgress(clientv3.WithRequireLeader(ctx))
+		// The answers come over the watches' own stream; without an answer the
+		// watch counts as behind.
+		_ = client.RequestProgress(onStream(ctx, stream))
 	}
 }
 

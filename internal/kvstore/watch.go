@@ -5,9 +5,11 @@ package kvstore
 import (
 	"context"
 	"hash/maphash"
+	"strconv"
 	"time"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
+	"google.golang.org/grpc/metadata"
 )
 
 // Event is a change of one key: its new value, or with Deleted set its end.
@@ -34,13 +36,16 @@ func (s *Store) Watch(ctx context.Context, prefix string, handle func([]Event)) 
 	s.watchers.add(w)
 	defer s.watchers.remove(w)
 	for {
-		replaced := s.health.over()
+		stream, replaced := s.health.watching()
 		revision, err := w.resync(ctx)
 		if err == nil {
-			err = w.follow(ctx, revision+1, replaced)
+			err = w.follow(onStream(ctx, stream), revision+1, replaced)
 		}
 		if ctx.Err() != nil {
 			return ctx.Err()
+		}
+		if aboutToken(err) {
+			s.health.leave(stream)
 		}
 		s.log.Debug("watch of the key-value store starts over", "prefix", prefix, "error", err)
 		select {
@@ -142,6 +147,12 @@ func (w *watcher) giveUp() {
 	}
 }
 
+// onStream chooses the stream of an ongoing series that watches share: the client
+// tells streams apart by what their contexts bear.
+func onStream(ctx context.Context, number int) context.Context {
+	return metadata.AppendToOutgoingContext(clientv3.WithRequireLeader(ctx), "cilium-stream", strconv.Itoa(number))
+}
+
 func deletion(key string, revision int64) Event {
 	return Event{KeyValue: KeyValue{Key: key, Revision: revision}, Deleted: true}
 }
@@ -150,7 +161,7 @@ func deletion(key string, revision int64) Event {
 func (w *watcher) follow(ctx context.Context, revision int64, replaced <-chan struct{}) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	responses := w.store.client.Watch(clientv3.WithRequireLeader(ctx), w.prefix,
+	responses := w.store.client.Watch(ctx, w.prefix,
 		clientv3.WithPrefix(), clientv3.WithRev(revision), clientv3.WithProgressNotify())
 	for {
 		select {

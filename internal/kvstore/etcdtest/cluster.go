@@ -78,7 +78,10 @@ func (c *Cluster) URLs() (urls []string) {
 }
 
 // Start runs a member on its data, and waits until it is ready.
-func (c *Cluster) Start(i int) {
+func (c *Cluster) Start(i int) { c.start(i, func(*embed.Config) {}) }
+
+// start runs a member whose configuration is completed by more.
+func (c *Cluster) start(i int, more func(*embed.Config)) {
 	m := c.members[i]
 	var all []string
 	for n, other := range c.members {
@@ -91,6 +94,7 @@ func (c *Cluster) Start(i int) {
 	cfg.InitialCluster = strings.Join(all, ",")
 	cfg.TickMs, cfg.ElectionMs = 50, 500
 	cfg.ZapLoggerBuilder = embed.NewZapLoggerBuilder(zap.NewNop())
+	more(cfg)
 	server, err := embed.StartEtcd(cfg)
 	if err != nil {
 		c.t.Errorf("start etcd member %d: %v", i, err)
