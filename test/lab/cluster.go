@@ -72,7 +72,7 @@ func CreateCluster(ctx context.Context, o ClusterOptions) (c *Cluster, err error
 	if c.lock, err = lockFolder(c.dir); err != nil {
 		return c, err
 	}
-	if c.Wire, err = newWire(o.Wire); err != nil {
+	if c.Wire, err = NewWire(o.Wire); err != nil {
 		return c, err
 	}
 	c.Etcd = c.NewEtcd(2379)

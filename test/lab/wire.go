@@ -34,7 +34,8 @@ const (
 	wireHost = 254
 )
 
-func newWire(o WireOptions) (w *Wire, err error) {
+// NewWire makes a wire without nodes. The caller closes it.
+func NewWire(o WireOptions) (w *Wire, err error) {
 	if o.MTU == 0 {
 		o.MTU = 1500
 	}
