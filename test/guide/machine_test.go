@@ -96,7 +96,10 @@ func (m *machine) root() string { return fmt.Sprintf("/proc/%d/root", m.boot.Pro
 
 // deliver brings what was sent by scp to the machines that have the addresses.
 func deliver(from *machine, to map[string]*machine) error {
-	outbox := filepath.Join(from.root(), "run/outbox")
+	outbox := from.root() + "/run/outbox"
+	if _, err := os.Stat(outbox); errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
 	err := filepath.WalkDir(outbox, func(path string, entry fs.DirEntry, err error) error {
 		if err != nil || entry.IsDir() {
 			return err
@@ -119,13 +122,5 @@ func deliver(from *machine, to map[string]*machine) error {
 		}
 		return os.WriteFile(filepath.Join(m.root(), target), content, info.Mode())
 	})
-	if errors.Is(err, fs.ErrNotExist) && from.noOutbox() {
-		return nil
-	}
 	return errors.Join(err, os.RemoveAll(outbox))
-}
-
-func (m *machine) noOutbox() bool {
-	_, err := os.Stat(filepath.Join(m.root(), "run/outbox"))
-	return errors.Is(err, fs.ErrNotExist)
 }
