@@ -20,15 +20,21 @@ import (
 	"cilium.local/cilium/internal/datapath/device"
 )
 
-// place is where an agent of this node has written.
-type place struct{ state, bpf string }
+// place is where an agent of this node has written. By default its state is looked for
+// where the agent puts it unasked, and where its systemd unit has it put it.
+type place struct {
+	state []string
+	bpf   string
+}
 
 // pinned are the folders that an agent makes below its folder on the BPF file
 // system, and the files of its state. Only these are removed: the folders may be
 // shared, as /var/run/cilium is with the socket of a log driver.
 var (
 	pinned     = []string{"links", "maps", "maps-*"}
-	stateFiles = []string{"cilium.sock", "endpoints", "etcd", "ipam.json", "policy.json", "agent.lock"}
+	stateFiles = []string{
+		"cilium.sock", "endpoints", "etcd", "flows", "identities.json", "ipam.json", "lease", "node.json", "policy.json", "agent.lock",
+	}
 )
 
 // hostDevice is the gateway device of a node.
@@ -47,7 +53,7 @@ state. Without -f it says what it is going to remove and asks first.`,
 	}
 	f := cmd.Flags()
 	f.BoolVarP(&force, "force", "f", false, "remove without asking")
-	f.StringVar(&p.state, "state-dir", "/var/run/cilium", "the agent's --state-dir")
+	f.StringSliceVar(&p.state, "state-dir", []string{"/var/lib/cilium", "/var/run/cilium"}, "the agent's --state-dir")
 	f.StringVar(&p.bpf, "bpf-root", "/sys/fs/bpf/cilium", "the agent's --bpf-root")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		if os.Geteuid() != 0 {
@@ -58,11 +64,13 @@ state. Without -f it says what it is going to remove and asks first.`,
 		if _, err := c.Healthz(cmd.Context()); err == nil {
 			return fmt.Errorf("an agent is running at %s: stop it first (systemctl stop cilium-agent)", c.Socket())
 		}
-		release, err := lockState(p.state)
-		if err != nil {
-			return err
+		for _, dir := range p.state {
+			release, err := lockState(dir)
+			if err != nil {
+				return err
+			}
+			defer release()
 		}
-		defer release()
 		list, err := leftovers(p)
 		if err != nil {
 			return err
@@ -71,8 +79,9 @@ state. Without -f it says what it is going to remove and asks first.`,
 			return err
 		}
 		// The folders go too if nobody else keeps anything in them.
-		_ = os.Remove(p.bpf)
-		_ = os.Remove(p.state)
+		for _, dir := range append(p.state, p.bpf) {
+			_ = os.Remove(dir)
+		}
 		return nil
 	}
 	return cmd
@@ -130,8 +139,10 @@ func leftovers(p place) ([]leftover, error) {
 	for to := range routes {
 		list = append(list, leftover{"route to " + to.String(), func() error { return device.NodeRoutes{}.Delete(to) }})
 	}
-	for _, path := range present(p.state, stateFiles) {
-		list = append(list, leftover{path, func() error { return removePath(path) }})
+	for _, dir := range p.state {
+		for _, path := range present(dir, stateFiles) {
+			list = append(list, leftover{path, func() error { return removePath(path) }})
+		}
 	}
 	return list, nil
 }
