@@ -64,12 +64,10 @@ state. Without -f it says what it is going to remove and asks first.`,
 		if _, err := c.Healthz(cmd.Context()); err == nil {
 			return fmt.Errorf("an agent is running at %s: stop it first (systemctl stop cilium-agent)", c.Socket())
 		}
-		for _, dir := range p.state {
-			release, err := lockState(dir)
-			if err != nil {
-				return err
-			}
-			defer release()
+		release, err := lockStates(p.state)
+		defer release()
+		if err != nil {
+			return err
 		}
 		list, err := leftovers(p)
 		if err != nil {
@@ -85,6 +83,24 @@ state. Without -f it says what it is going to remove and asks first.`,
 		return nil
 	}
 	return cmd
+}
+
+// lockStates locks all that there are of the folders; release is never nil.
+func lockStates(dirs []string) (release func(), err error) {
+	var held []func()
+	release = func() {
+		for _, unlock := range held {
+			unlock()
+		}
+	}
+	for _, dir := range dirs {
+		unlock, err := lockState(dir)
+		if err != nil {
+			return release, err
+		}
+		held = append(held, unlock)
+	}
+	return release, nil
 }
 
 // lockState keeps an agent from starting while its state is removed, and finds
