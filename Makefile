@@ -214,6 +214,24 @@ demo-policy: ## The policy language at work on a private node: deny, tiers, audi
 	$(GO) build -o build/test/demo-policy ./test/demo/policy
 	CILIUM_BIN_DIR=$(BIN) build/test/demo-policy
 
+.PHONY: demo-cluster
+demo-cluster: ## Nodes that know each other through etcd: VXLAN, native routing, two clusters joined (root)
+	tools/setup build cluster
+	$(MAKE) --no-print-directory build
+	$(GO) build -o build/test/demo-cluster ./test/demo/cluster
+	CILIUM_BIN_DIR=$(BIN) build/test/demo-cluster
+
+# A cluster for a person: NODES and ROUTING choose what it is like.
+NODES   ?= 3
+ROUTING ?= vxlan
+
+.PHONY: lab
+lab: ## A cluster to play with until Ctrl-C; it says how: NODES=3 ROUTING=vxlan|native (root)
+	tools/setup build cluster
+	$(MAKE) --no-print-directory build
+	$(GO) build -o build/test/lab ./test/demo/lab
+	CILIUM_BIN_DIR=$(BIN) build/test/lab --nodes=$(NODES) --routing=$(ROUTING)
+
 # BENCH_OUT=FILE keeps the figures as JSON, BENCH_DOC=FILE writes the tables into a
 # document, such as docs/performance.md.
 .PHONY: bench
