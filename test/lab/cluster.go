@@ -27,6 +27,7 @@ type Cluster struct {
 
 	options  ClusterOptions
 	stores   []*Etcd
+	birds    []*Bird
 	dir      string
 	lock     *os.File
 	launcher *launcher
@@ -131,6 +132,9 @@ func (c *Cluster) StartAgents(ctx context.Context, flags ...string) error {
 // Close ends everything of the cluster.
 func (c *Cluster) Close() error {
 	var errs []error
+	for _, b := range c.birds {
+		errs = append(errs, b.Kill())
+	}
 	for _, n := range c.Nodes {
 		errs = append(errs, n.Close())
 	}
