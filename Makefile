@@ -129,7 +129,7 @@ soak: ## Run at full length what the tests run shortened: restarts and policy ch
 	CILIUM_SOAK=1 CILIUM_BIN_DIR=$(BIN) $(GO) test -count=1 -v -timeout 60m -run 'Soak|WhileTheStoreIsAway' ./test/node
 
 .PHONY: test-vm-quick
-test-vm-quick: ## Load the programs in every configuration on Debian's other kernels, and try Geneve (root)
+test-vm-quick: ## Load the programs in every configuration on Debian's other kernels, try Geneve, set the clock (root)
 	tools/setup build cluster vm
 	$(MAKE) --no-print-directory build
 	for kernel in $(VM_KERNELS); do \
@@ -137,8 +137,8 @@ test-vm-quick: ## Load the programs in every configuration on Debian's other ker
 		$(GO) test -count=1 -timeout 20m $(TESTFLAGS) -exec "$(CURDIR)/test/vm/run $$kernel" \
 			-run 'EveryConstant|OldestVerifiers' ./internal/datapath; \
 	done
-	CILIUM_MUST_RUN=1 CILIUM_BIN_DIR=$(BIN) $(GO) test -count=1 -timeout 20m $(TESTFLAGS) \
-		-exec '$(CURDIR)/test/vm/run $(lastword $(VM_KERNELS))' -run 'Geneve/dual' ./test/cluster
+	CILIUM_MUST_RUN=1 CILIUM_BIN_DIR=$(BIN) $(GO) test -count=1 -p 1 -timeout 20m $(TESTFLAGS) \
+		-exec '$(CURDIR)/test/vm/run $(lastword $(VM_KERNELS))' -run 'Geneve/dual|TheClockIsSet' ./test/cluster ./test/node
 
 .PHONY: test-vm
 test-vm: ## Run the data plane's tests on Debian's other kernels, in emulated machines (root)
@@ -148,7 +148,7 @@ test-vm: ## Run the data plane's tests on Debian's other kernels, in emulated ma
 		run="$(GO) test -count=1 -p 1 -timeout 20m $(TESTFLAGS) -exec '$(CURDIR)/test/vm/run $$kernel'"; \
 		echo "== Linux $$kernel"; \
 		eval "$$run -skip IsQuick ./internal/datapath/..."; \
-		CILIUM_BIN_DIR=$(BIN) eval "$$run -run 'PolicyByLabels|Killed' ./test/node"; \
+		CILIUM_BIN_DIR=$(BIN) eval "$$run -run 'PolicyByLabels|Killed|TheClockIsSet' ./test/node"; \
 		CILIUM_MUST_RUN=1 CILIUM_BIN_DIR=$(BIN) eval "$$run -run Geneve ./test/cluster"; \
 	done
 

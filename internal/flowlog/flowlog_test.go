@@ -408,3 +408,19 @@ func TestFilesOfOthersAndOfOtherVersionsStay(t *testing.T) {
 		t.Errorf("files %v", files)
 	}
 }
+
+func TestDecisionsAreKeptWhenTheClockIsSetBack(t *testing.T) {
+	l := open(t, t.TempDir(), mebibyte)
+	for _, at := range []time.Time{noon, noon.AddDate(0, 0, -2), noon.AddDate(0, 0, 1)} {
+		event := allowed(at)
+		l.Record(&event)
+		l.Flush()
+	}
+	var times []time.Time
+	for _, r := range all(t, l) {
+		times = append(times, r.First.UTC())
+	}
+	if want := []time.Time{noon, noon.AddDate(0, 0, -2), noon.AddDate(0, 0, 1)}; !slices.Equal(times, want) {
+		t.Errorf("recorded at %v, want %v", times, want)
+	}
+}

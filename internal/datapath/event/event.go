@@ -16,7 +16,6 @@ import (
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/ringbuf"
-	"golang.org/x/sys/unix"
 
 	"cilium.local/cilium/internal/datapath/abi"
 	"cilium.local/cilium/internal/flow"
@@ -68,12 +67,12 @@ const (
 type Reader struct {
 	ring   *ringbuf.Reader
 	record ringbuf.Record
-	boot   time.Time
+	clock  *wallClock
 }
 
 // Open returns a reader of what is in the ring buffer and what will come.
 func Open(events *ebpf.Map) (*Reader, error) {
-	boot, err := bootTime()
+	clock, err := newWallClock(readClocks)
 	if err != nil {
 		return nil, err
 	}
@@ -81,7 +80,7 @@ func Open(events *ebpf.Map) (*Reader, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open the event ring buffer: %w", err)
 	}
-	return &Reader{ring: ring, boot: boot}, nil
+	return &Reader{ring: ring, clock: clock}, nil
 }
 
 // Close ends reading.
@@ -111,16 +110,7 @@ func (r *Reader) next() (flow.Event, error) {
 	if err != nil {
 		return flow.Event{}, err
 	}
-	return eventOf(raw, r.boot), nil
-}
-
-// bootTime returns the wall time at which the boot clock was zero.
-func bootTime() (time.Time, error) {
-	var now unix.Timespec
-	if err := unix.ClockGettime(unix.CLOCK_BOOTTIME, &now); err != nil {
-		return time.Time{}, fmt.Errorf("read the boot clock: %w", err)
-	}
-	return time.Now().Add(-time.Duration(now.Nano())), nil
+	return eventOf(raw, r.clock), nil
 }
 
 // decode views a sample as the C struct that it is. The view is valid until the
@@ -133,9 +123,9 @@ func decode(sample []byte) (*abi.Event, error) {
 	return (*abi.Event)(unsafe.Pointer(unsafe.SliceData(sample))), nil
 }
 
-func eventOf(raw *abi.Event, boot time.Time) flow.Event {
+func eventOf(raw *abi.Event, clock *wallClock) flow.Event {
 	e := flow.Event{
-		Type: flow.Type(raw.Type), Time: boot.Add(time.Duration(raw.Time)),
+		Type: flow.Type(raw.Type), Time: clock.at(time.Duration(raw.Time)),
 		Endpoint: raw.Endpoint, Direction: flow.Direction(raw.Direction),
 		SourceIdentity: identity.ID(raw.SrcIdentity), DestIdentity: identity.ID(raw.DstIdentity),
 		Source: addrPort(raw.Src, raw.Sport, raw.Protocol), Dest: addrPort(raw.Dst, raw.Dport, raw.Protocol),
