@@ -22,7 +22,8 @@ type wallClock struct {
 
 func newWallClock(read func() (time.Time, time.Duration, error)) (*wallClock, error) {
 	c := &wallClock{read: read}
-	return c, c.look()
+	err := c.look()
+	return c, err
 }
 
 func (c *wallClock) look() error {
