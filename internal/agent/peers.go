@@ -91,7 +91,7 @@ func (a *Agent) openPeers(context.Context) error {
 	}, a.registrar.Seen)
 	a.addresses = addresses.NewFollower(a.store, a.log)
 	a.mesh = clustermesh.New(clustermesh.Config{
-		Dir: a.cfg.Cluster.MeshDir, Name: a.cfg.Cluster.Name, ID: a.cfg.Cluster.ID, Open: a.openCluster,
+		Dir: a.cfg.Cluster.MeshDir, Cache: a.cfg.path("clusters"), Name: a.cfg.Cluster.Name, ID: a.cfg.Cluster.ID, Open: a.openCluster,
 		Directory: a.directory, Addresses: p.addressesChanged, Forget: p.forgetCluster, Identities: a.identities.remoteChanged, Log: a.log,
 	})
 	a.identities.mesh = a.mesh

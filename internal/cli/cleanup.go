@@ -33,7 +33,7 @@ type place struct {
 var (
 	pinned     = []string{"links", "maps", "maps-*"}
 	stateFiles = []string{
-		"cilium.sock", "endpoints", "etcd", "flows", "identities.json", "ipam.json", "lease", "node.json", "policy.json", "agent.lock",
+		"cilium.sock", "clusters", "endpoints", "etcd", "flows", "identities.json", "ipam.json", "lease", "node.json", "policy.json", "agent.lock",
 	}
 )
 

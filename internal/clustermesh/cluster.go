@@ -155,9 +155,13 @@ func (c *cluster) follow(ctx context.Context, store *kvstore.Store, id uint8) {
 		}
 	}
 	nodesKnown, addressesKnown, identitiesKnown := sync.OnceFunc(known), sync.OnceFunc(known), sync.OnceFunc(known)
-	remote, rows := idalloc.NewRemote(id, c.mesh.cfg.Log), addresses.NewFollower(store, c.mesh.cfg.Log)
+	rows := addresses.NewFollower(store, c.mesh.cfg.Log)
 	c.mu.Lock()
-	c.id, c.remote, c.rows = id, remote, rows
+	if c.remote == nil || c.remote.Cluster() != id {
+		c.remote = idalloc.NewRemote(id, c.mesh.cacheFile(c.name), c.mesh.cfg.Log)
+	}
+	remote := c.remote
+	c.id, c.rows = id, rows
 	c.mu.Unlock()
 	cfg := &c.mesh.cfg
 	var parts sync.WaitGroup
@@ -198,6 +202,9 @@ func (c *cluster) note(store *kvstore.Store, problem error) {
 func (c *cluster) number() uint8 {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if c.id == 0 && c.remote != nil {
+		return c.remote.Cluster()
+	}
 	return c.id
 }
 
@@ -212,7 +219,9 @@ func (c *cluster) status() Status {
 	defer c.mu.Unlock()
 	s := Status{Name: c.name, ID: c.id, Addresses: len(c.known)}
 	if c.remote != nil {
-		s.Identities = len(c.remote.Identities())
+		s.ID, s.Identities = c.remote.Cluster(), len(c.remote.Identities())
+	}
+	if c.rows != nil {
 		if list := append(c.remote.Problems(), c.rows.Problems()...); len(list) > 0 {
 			s.Problem = list[0]
 		}

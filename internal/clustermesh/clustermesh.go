@@ -25,6 +25,7 @@ import (
 	"time"
 
 	"cilium.local/cilium/internal/addresses"
+	"cilium.local/cilium/internal/idalloc"
 	"cilium.local/cilium/internal/identity"
 	"cilium.local/cilium/internal/kvstore"
 	"cilium.local/cilium/internal/nodes"
@@ -35,9 +36,12 @@ const lookEvery = time.Second
 
 // Config says which clusters are joined, and who wants to know.
 type Config struct {
-	Dir  string // of the files; empty: no other clusters
-	Name string // of this cluster
-	ID   uint8
+	Dir string // of the files; empty: no other clusters
+	// Cache is a folder for what clusters said last, so that a later process knows it
+	// while their stores are away.
+	Cache string
+	Name  string // of this cluster
+	ID    uint8
 	// Open reads a cluster's file and connects to its store.
 	Open func(ctx context.Context, path string) (*kvstore.Store, error)
 
@@ -56,17 +60,59 @@ type Mesh struct {
 
 	mu       sync.RWMutex
 	clusters map[string]*cluster
-	problem  string // why the folder cannot be read
+	recalled map[string]*idalloc.Remote // of clusters that are to be joined, by name
+	problem  string                     // why the folder cannot be read
 	looked   chan struct{}
 }
 
-// New returns a mesh that does nothing until Run.
+// New returns a mesh that knows the identities that an earlier one had, and does nothing
+// until Run.
 func New(cfg Config) *Mesh {
-	return &Mesh{cfg: cfg, clusters: map[string]*cluster{}, looked: make(chan struct{})}
+	m := &Mesh{cfg: cfg, clusters: map[string]*cluster{}, looked: make(chan struct{})}
+	m.recall()
+	return m
 }
 
-// Run follows the folder and the clusters in it until ctx ends; it returns ctx's error.
+// recall reads the cache, and removes what is there of clusters without a file.
+func (m *Mesh) recall() {
+	m.recalled = map[string]*idalloc.Remote{}
+	files := map[string][]byte{}
+	if m.cfg.Dir != "" {
+		var err error
+		if files, err = m.files(); err != nil {
+			return // look tells
+		}
+	}
+	entries, _ := os.ReadDir(m.cfg.Cache) // there is none before the first cluster
+	for _, e := range entries {
+		name := strings.TrimSuffix(e.Name(), cacheSuffix)
+		if _, ok := files[name]; !ok {
+			m.uncache(name)
+		} else if r := idalloc.RecallRemote(m.cacheFile(name), m.cfg.Log); r != nil {
+			m.recalled[name] = r
+		}
+	}
+}
+
+// cacheSuffix ends the names of files in the cache, which begin with that of a cluster.
+const cacheSuffix = ".json"
+
+func (m *Mesh) cacheFile(name string) string { return filepath.Join(m.cfg.Cache, name+cacheSuffix) }
+
+func (m *Mesh) uncache(name string) {
+	if err := os.Remove(m.cacheFile(name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		m.cfg.Log.Warn("what is kept of a cluster that is not joined stays", "cluster", name, "error", err)
+	}
+}
+
+// Run follows the folder and the clusters in it until ctx ends, and returns ctx's error;
+// or it fails because there can be no folder for the cache.
 func (m *Mesh) Run(ctx context.Context) error {
+	if m.cfg.Dir != "" {
+		if err := os.MkdirAll(m.cfg.Cache, 0o700); err != nil {
+			return fmt.Errorf("folder for what other clusters said: %w", err)
+		}
+	}
 	var running sync.WaitGroup
 	defer running.Wait()
 	looked := sync.OnceFunc(func() { close(m.looked) })
@@ -119,8 +165,13 @@ func (m *Mesh) look(ctx context.Context, running *sync.WaitGroup) {
 		c.stop()
 		<-c.ended
 		delete(m.clusters, name)
+		if r := c.identities(); r != nil {
+			m.recalled[name] = r
+		}
 		if _, ok := files[name]; !ok {
+			delete(m.recalled, name)
 			m.cfg.Log.Info("a cluster is not joined any more", "cluster", name)
+			m.uncache(name)
 			m.cfg.Directory.Forget(name)
 			m.cfg.Forget(name)
 			m.cfg.Identities()
@@ -132,6 +183,8 @@ func (m *Mesh) look(ctx context.Context, running *sync.WaitGroup) {
 		}
 		within, stop := context.WithCancel(ctx)
 		c := newCluster(m, name, content, stop)
+		c.remote = m.recalled[name]
+		delete(m.recalled, name)
 		m.clusters[name] = c
 		running.Go(func() { c.run(within) })
 	}
@@ -176,9 +229,20 @@ func (m *Mesh) all() []*cluster {
 
 // Identities returns those of all other clusters.
 func (m *Mesh) Identities() (list []identity.Identity) {
-	for _, c := range m.all() {
+	for _, r := range m.remotes() {
+		list = append(list, r.Identities()...)
+	}
+	return list
+}
+
+// remotes are the identities of each cluster, where any are known.
+func (m *Mesh) remotes() []*idalloc.Remote {
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	list := slices.Collect(maps.Values(m.recalled))
+	for _, c := range m.clusters {
 		if r := c.identities(); r != nil {
-			list = append(list, r.Identities()...)
+			list = append(list, r)
 		}
 	}
 	return list
@@ -186,11 +250,9 @@ func (m *Mesh) Identities() (list []identity.Identity) {
 
 // Lookup returns an identity of another cluster by its number.
 func (m *Mesh) Lookup(id identity.ID) (identity.Identity, bool) {
-	for _, c := range m.all() {
-		if r := c.identities(); r != nil {
-			if found, ok := r.Lookup(id); ok {
-				return found, true
-			}
+	for _, r := range m.remotes() {
+		if found, ok := r.Lookup(id); ok {
+			return found, true
 		}
 	}
 	return identity.Identity{}, false

@@ -8,12 +8,12 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"time"
 
 	"cilium.local/cilium/internal/identity"
-	"cilium.local/cilium/internal/label"
 )
 
 const (
@@ -29,26 +29,28 @@ type cacheFile struct {
 	Identities map[identity.ID]string `json:"identities"` // number → label key
 }
 
-// loadCache takes what the file holds for known until the store answers. A file
-// that cannot be used costs nothing but time, so it is only logged.
-func (a *Allocator) loadCache() {
-	if a.cacheFile == "" {
-		return
+// cache is that file.
+type cache struct {
+	file    string // empty: none
+	log     *slog.Logger
+	changed chan struct{} // wakes the writer
+}
+
+func newCache(file string, log *slog.Logger) *cache {
+	return &cache{file: file, log: log, changed: make(chan struct{}, 1)}
+}
+
+// load returns what the file holds, to be taken for known until the store answers. A
+// file that cannot be used costs nothing but time, so it is only logged.
+func (c *cache) load() map[identity.ID]string {
+	if c.file == "" {
+		return nil
 	}
-	identities, err := readCache(a.cacheFile)
+	identities, err := readCache(c.file)
 	if err != nil {
-		a.log.Warn("identities of other nodes are not known until the key-value store answers", "error", err)
-		return
+		c.log.Warn("identities of other nodes are not known until the key-value store answers", "error", err)
 	}
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	for id, key := range identities {
-		labels, err := label.ParseKey(key)
-		if err != nil || id < a.first || id > a.last {
-			continue // of another --cluster-id
-		}
-		a.learnLocked(id, key, labels)
-	}
+	return identities
 }
 
 func readCache(file string) (map[identity.ID]string, error) {
@@ -69,24 +71,32 @@ func readCache(file string) (map[identity.ID]string, error) {
 	return c.Identities, nil
 }
 
-// keepCache writes the file after changes, many at a time, until ctx ends, and
-// then once more.
-func (a *Allocator) keepCache(ctx context.Context) {
-	if a.cacheFile == "" {
+// touch has the file written some time.
+func (c *cache) touch() {
+	select {
+	case c.changed <- struct{}{}:
+	default:
+	}
+}
+
+// keep writes the file after changes, many at a time, until ctx ends, and then once
+// more. It writes what identities returns.
+func (c *cache) keep(ctx context.Context, identities func() map[identity.ID]string) {
+	if c.file == "" {
 		return
 	}
 	for {
 		select {
 		case <-ctx.Done():
 			select {
-			case <-a.uncached:
-				a.saveCache()
+			case <-c.changed:
+				c.save(identities())
 			default:
 			}
 			return
-		case <-a.uncached:
+		case <-c.changed:
 		}
-		a.saveCache()
+		c.save(identities())
 		select {
 		case <-ctx.Done():
 		case <-time.After(cacheEvery):
@@ -94,19 +104,13 @@ func (a *Allocator) keepCache(ctx context.Context) {
 	}
 }
 
-func (a *Allocator) saveCache() {
-	a.mu.Lock()
-	c := cacheFile{Version: cacheVersion, Identities: make(map[identity.ID]string, len(a.known))}
-	for id, is := range a.known {
-		c.Identities[id] = is.key
-	}
-	a.mu.Unlock()
-	data, err := json.Marshal(c)
+func (c *cache) save(identities map[identity.ID]string) {
+	data, err := json.Marshal(cacheFile{Version: cacheVersion, Identities: identities})
 	if err == nil {
-		err = replace(a.cacheFile, data)
+		err = replace(c.file, data)
 	}
 	if err != nil {
-		a.log.Warn("identities of other nodes are not kept for a restart", "error", err)
+		c.log.Warn("identities of other nodes are not kept for a restart", "error", err)
 	}
 }
 

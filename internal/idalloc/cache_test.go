@@ -161,3 +161,48 @@ func catchUp(b *testing.B, store *kvstore.Store, file string, want int) {
 	<-done
 	b.StartTimer()
 }
+
+func TestIdentitiesOfAnotherClusterAreRecalled(t *testing.T) {
+	s := newServer(t)
+	for key, value := range map[string]string{"id/131400": "container:id=app1;", "id/131401": "container:id=brief;"} {
+		if err := s.store.Set(t.Context(), prefix+key, value); err != nil {
+			t.Fatal(err)
+		}
+	}
+	file := filepath.Join(t.TempDir(), "east.json")
+	if r := idalloc.RecallRemote(file, quiet); r != nil {
+		t.Fatal("something is recalled that was never known")
+	}
+	follow := func(r *idalloc.Remote) (stop func()) {
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan struct{})
+		go func() { defer close(done); _ = r.Run(ctx, s.store, func() {}) }()
+		return func() { cancel(); <-done }
+	}
+	first := idalloc.NewRemote(2, file, quiet)
+	stop := follow(first)
+	eventually(t, "both are known", func() bool { return len(first.Identities()) == 2 })
+	stop() // writes the file
+
+	r := idalloc.RecallRemote(file, quiet)
+	if r == nil || r.Cluster() != 2 || len(r.Identities()) != 2 {
+		t.Fatalf("recalled: %+v", r)
+	}
+	if got, ok := r.Lookup(131400); !ok || !got.Labels.Equal(set(t, "container:id=app1")) {
+		t.Errorf("131400 is %v, %t", got, ok)
+	}
+	// Meanwhile one of them went.
+	if err := s.store.Delete(t.Context(), prefix+"id/131401"); err != nil {
+		t.Fatal(err)
+	}
+	defer follow(r)()
+	eventually(t, "what is gone is forgotten", func() bool { _, ok := r.Lookup(131401); return !ok && len(r.Identities()) == 1 })
+
+	if err := os.WriteFile(file, []byte(`{"version":1,"identities":{"1314`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	var log bytes.Buffer
+	if r := idalloc.RecallRemote(file, slog.New(slog.NewTextHandler(&log, nil))); r != nil || !strings.Contains(log.String(), file) {
+		t.Errorf("of a broken file %v is recalled; log %q", r, log.String())
+	}
+}

@@ -73,7 +73,7 @@ func WithCluster(id uint8) Option {
 
 // WithCache keeps the store's identities in a file, too, so that an agent which
 // starts while the store is away knows those of other nodes.
-func WithCache(file string) Option { return func(a *Allocator) { a.cacheFile = file } }
+func WithCache(file string) Option { return func(a *Allocator) { a.cache = newCache(file, a.log) } }
 
 // Allocator hands out identities on one node. Make one with New, and run Run.
 type Allocator struct {
@@ -84,14 +84,13 @@ type Allocator struct {
 	conflict    func(identity.Identity)
 	cluster     uint8
 	first, last identity.ID // that are allocated here
-	cacheFile   string      // empty: none
+	cache       *cache
 
 	reserved     map[string]identity.ID
 	reservedByID map[identity.ID]label.Set
 	labelLocks   keyedMutex
 	changed      chan struct{}
 	tend         chan struct{} // wakes the upkeep
-	uncached     chan struct{} // wakes the writer of the cache file
 
 	mu       sync.Mutex
 	synced   bool // the store's identities are known
@@ -127,9 +126,9 @@ func New(store *kvstore.Store, nodeName string, log *slog.Logger, opts ...Option
 		last:         identity.MaxAllocated,
 		reserved:     make(map[string]identity.ID),
 		reservedByID: make(map[identity.ID]label.Set),
+		cache:        newCache("", log),
 		changed:      make(chan struct{}, 1),
 		tend:         make(chan struct{}, 1),
-		uncached:     make(chan struct{}, 1),
 		known:        make(map[identity.ID]known),
 		byKey:        make(map[string][]identity.ID),
 		held:         make(map[string]*holding),
@@ -146,7 +145,7 @@ func New(store *kvstore.Store, nodeName string, log *slog.Logger, opts ...Option
 	for _, opt := range opts {
 		opt(a)
 	}
-	a.loadCache()
+	a.recall()
 	return a
 }
 

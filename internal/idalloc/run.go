@@ -26,8 +26,30 @@ func (a *Allocator) Run(ctx context.Context) error {
 	defer parts.Wait()
 	parts.Go(func() { a.upkeep(ctx) })
 	parts.Go(func() { a.collectGarbage(ctx) })
-	parts.Go(func() { a.keepCache(ctx) })
+	parts.Go(func() { a.cache.keep(ctx, a.keys) })
 	return a.store.Watch(ctx, idPrefix, a.identitiesChanged)
+}
+
+// recall takes what an earlier run wrote down for known. The caller is New.
+func (a *Allocator) recall() {
+	for id, key := range a.cache.load() {
+		labels, err := label.ParseKey(key)
+		if err != nil || id < a.first || id > a.last {
+			continue // of another --cluster-id
+		}
+		a.learnLocked(id, key, labels)
+	}
+}
+
+// keys are the label keys of all identities in the store.
+func (a *Allocator) keys() map[identity.ID]string {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	all := make(map[identity.ID]string, len(a.known))
+	for id, is := range a.known {
+		all[id] = is.key
+	}
+	return all
 }
 
 // identitiesChanged books what the store's identities are now. The first call
@@ -49,7 +71,7 @@ func (a *Allocator) identitiesChanged(events []kvstore.Event) {
 	}
 	a.synced = true
 	a.mu.Unlock()
-	a.signal(a.uncached)
+	a.cache.touch()
 	a.signal(a.changed)
 }
 

@@ -72,8 +72,8 @@ func waitState(t *testing.T, s *kvstore.Store, want kvstore.State) kvstore.Statu
 func TestUnreachableStoreAtStartIsRetriedAndCallsFailFast(t *testing.T) {
 	e := newEtcd(t)
 	s := openStore(t, kvstore.Config{Endpoints: []string{e.url()}, RequestTimeout: time.Second})
-	if st := waitState(t, s, kvstore.StateFailure); !strings.Contains(st.Msg, e.address) {
-		t.Errorf("status does not name the store: %s", st.Msg)
+	if st := waitState(t, s, kvstore.StateFailure); !strings.Contains(st.Msg, e.address+": connect: connection refused") {
+		t.Errorf("status does not name the store and the reason: %s", st.Msg)
 	}
 	start := time.Now()
 	_, err := s.Get(t.Context(), "k")

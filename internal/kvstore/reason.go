@@ -5,13 +5,13 @@ package kvstore
 import (
 	"context"
 	"errors"
-	"fmt"
 	"slices"
 	"strings"
 	"sync/atomic"
 
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/status"
 )
 
 // reasons remembers why the last try of a call failed. The client tries again until
@@ -24,22 +24,33 @@ func (r *reasons) option() grpc.DialOption {
 		switch {
 		case err == nil:
 			r.last.Store(nil)
-		case ctx.Err() == nil:
+		case !errors.Is(ctx.Err(), context.Canceled):
 			r.last.Store(&err)
 		}
 		return err
 	})
 }
 
-// explain adds to the reason why the store cannot be used what to do about it.
+// explain is the reason why the store cannot be used, and what to do about it.
 func (s *Store) explain(err error) error {
 	if last := s.reasons.last.Load(); last != nil && errors.Is(err, context.DeadlineExceeded) {
 		err = *last
 	}
-	if advice := s.advice(err); advice != "" {
-		return fmt.Errorf("%w (%s)", err, advice)
+	advice := s.advice(err)
+	text := plain(err)
+	if advice != "" {
+		text += " (" + advice + ")"
 	}
-	return err
+	return errors.New(text)
+}
+
+// plain is what is said in the innermost of the messages that gRPC puts into each other.
+func plain(err error) string {
+	text := status.Convert(err).Message()
+	if _, inner, ok := strings.Cut(text, `desc = "`); ok {
+		return strings.TrimPrefix(strings.TrimSuffix(inner, `"`), "transport: ")
+	}
+	return text
 }
 
 func (s *Store) advice(err error) string {
@@ -60,7 +71,7 @@ func (s *Store) advice(err error) string {
 		return "check trusted-ca-file, and that the store's certificate bears what the endpoint names"
 	case s.cfg.TLS != nil && says("remote error: tls: ", "broken pipe", "connection reset"):
 		return "if this stays, the store does not accept this client's certificate: check cert-file and key-file"
-	case s.cfg.TLS == nil && errors.Is(err, context.DeadlineExceeded):
+	case s.cfg.TLS == nil && says("server preface"):
 		return "check that the endpoints are those of the store, and write them with https if it speaks TLS"
 	}
 	return ""

@@ -96,6 +96,13 @@ func TestJoinedClusters(t *testing.T) {
 			}
 			j.onlyFromEast("while east's store is lost")
 			j.awaitStatus("Not connected, id 2, 3 identities, 6 addresses; etcd at " + j.east.URL())
+			// An agent that starts meanwhile knows who was who.
+			if err := j.Nodes[0].KillAgent(); err != nil {
+				t.Fatal(err)
+			}
+			j.startCluster(0, routing)
+			j.awaitStatus("Not connected, id 2, 3 identities, 0 addresses; etcd at " + j.east.URL())
+			j.onlyFromEast("after a restart while east's store is lost")
 			// What goes on in west is not disturbed.
 			late := j.workload(j.Nodes[0], "app4")
 			lab.Reaches(t, lab.Probes[2], "while east's store is lost, a new workload", late.Namespace, j.apps["app2"][0].IPv4, true)
