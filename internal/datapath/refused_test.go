@@ -121,6 +121,9 @@ func connect(path, network string, to netip.AddrPort, wait time.Duration, contro
 }
 
 func TestARefusedClientLearnsItAtOnce(t *testing.T) {
+	if testing.Short() {
+		t.Skip("waits for clients to try again")
+	}
 	features, err := probe.Probe()
 	must(t, err)
 	for _, legacy := range []bool{false, true} {

@@ -92,6 +92,9 @@ func written(t *testing.T, store *kvstore.Store, name string) int64 {
 const taken = "its name default/a is that of a node at [172.16.0.1]: give one of them another --node-name, or wait until the other's lease has ended"
 
 func TestANameThatIsTakenIsNotTakenAgainUntilItsNodeIsGone(t *testing.T) {
+	if testing.Short() {
+		t.Skip("waits for leases to end")
+	}
 	s := stores(t, 3)
 	keep(t, s[1], self("a", "172.16.0.1", "one"))
 	registered(t, s[0], "a", "one")
@@ -135,6 +138,9 @@ func TestARegistrationThatIsSpoiltIsWrittenAgain(t *testing.T) {
 
 // Of two copies of one node, which write the same name, one gives way, and stays so.
 func TestOfTwoCopiesOfANodeOneGivesWay(t *testing.T) {
+	if testing.Short() {
+		t.Skip("waits for leases to end")
+	}
 	s := stores(t, 3)
 	first := keep(t, s[1], self("a", "172.16.0.1", "one"))
 	registered(t, s[0], "a", "one")
