@@ -23,7 +23,10 @@ func (a *Agent) healthPort() uint16 {
 }
 
 func (a *Agent) openHealth() {
-	a.prober = health.New(health.Config{Interval: a.cfg.Health.Interval})
+	n := a.cfg.Network
+	a.prober = health.New(health.Config{
+		Interval: a.cfg.Health.Interval, IPv4Gateways: n.IPv4Range.IsValid(), IPv6Gateways: n.IPv6Range.IsValid(),
+	})
 }
 
 // runHealth answers the other nodes, and asks them.
@@ -53,7 +56,7 @@ func (a *Agent) nodesHealth() []metrics.NodeHealth {
 		for _, p := range r.Probes {
 			if p.Err == nil {
 				h.Latencies = append(h.Latencies, metrics.NodeLatency{
-					IP: p.Addr.String(), Protocol: string(p.Protocol), Latency: p.Latency, Secondary: isSecondary(p.Addr, r.Node),
+					IP: p.Addr.String(), Protocol: string(p.Protocol), Latency: p.Latency, Secondary: isSecondary(p.Addr, r.Node), Gateway: p.Gateway,
 				})
 			}
 		}

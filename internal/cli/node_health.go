@@ -60,7 +60,11 @@ func reachedText(c *api.ClusterStatus) string {
 			more++
 			continue
 		}
-		missing = append(missing, nodeName(n, c.Nodes[0].Cluster))
+		name := nodeName(n, c.Nodes[0].Cluster)
+		if by := silent(n); len(by) < len(n.Health) {
+			name += " by " + strings.Join(by, " and ")
+		}
+		missing = append(missing, name)
 	}
 	if asked == 0 {
 		return ""

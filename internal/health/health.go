@@ -2,7 +2,9 @@
 
 // Package health tells whether nodes reach each other: each asks all others, in turn, by
 // ICMP echo and by HTTP on their addresses in the network between the nodes, and answers
-// the others. It is about that network alone and bears on nothing that packets do.
+// the others. It also asks the address that a node has in the range of its workloads, by
+// ICMP: the question takes the way of their packets, through the tunnel if there is one.
+// What it finds bears on nothing that packets do.
 package health
 
 import (
@@ -30,6 +32,7 @@ const (
 type Probe struct {
 	Protocol Protocol
 	Addr     netip.Addr
+	Gateway  bool          // the address is that of the node among its workloads
 	Latency  time.Duration // 0 with an error
 	Err      error
 	At       time.Time // of the question
@@ -53,6 +56,9 @@ type Config struct {
 	Interval time.Duration // between two questions to one node; 60 s
 	Timeout  time.Duration // of one question; 3 s
 	Parallel int           // nodes that are asked at one time; 16
+	// IPv4Gateways and IPv6Gateways have the nodes' addresses among their workloads asked,
+	// too, which takes a range of that family here.
+	IPv4Gateways, IPv6Gateways bool
 }
 
 func (c *Config) setDefaults() {
@@ -77,6 +83,7 @@ type target struct {
 	node   nodes.Node
 	due    time.Time
 	busy   bool // it is being asked
+	failed int  // questions since all was well
 	probes []Probe
 }
 
@@ -188,26 +195,53 @@ func (p *Prober) ask(ctx context.Context, t *target) {
 	p.mu.Lock()
 	n, before := t.node, t.probes
 	p.mu.Unlock()
-	var probes []Probe
-	for _, addr := range []netip.Addr{n.IPv4, n.IPv6} {
-		if !addr.IsValid() {
-			continue
+	probes := p.questions(ctx, n)
+	failed := false
+	for i := range probes {
+		if probes[i].Err != nil {
+			failed = true
+			if i < len(before) {
+				probes[i].Reached = before[i].Reached
+			}
 		}
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	t.probes, t.busy = probes, false
+	t.failed++
+	if !failed {
+		t.failed = 0
+	} else if again := time.Now().Add(time.Second << min(t.failed, 10)); again.Before(t.due) {
+		t.due = again // the way may be just being made
+	}
+	p.wake()
+}
+
+func (p *Prober) questions(ctx context.Context, n nodes.Node) (probes []Probe) {
+	for _, addr := range n.Underlay() {
 		probes = append(probes, p.try(ctx, ICMP, addr, func(ctx context.Context) error { return echo(ctx, addr) }))
 		if n.HealthPort != 0 {
 			to := netip.AddrPortFrom(addr, n.HealthPort)
 			probes = append(probes, p.try(ctx, HTTP, addr, func(ctx context.Context) error { return p.get(ctx, to, n.Key()) }))
 		}
 	}
-	for i := range probes {
-		if probes[i].Err != nil && i < len(before) {
-			probes[i].Reached = before[i].Reached
-		}
+	for _, addr := range p.gateways(n) {
+		probe := p.try(ctx, ICMP, addr, func(ctx context.Context) error { return echo(ctx, addr) })
+		probe.Gateway = true
+		probes = append(probes, probe)
 	}
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	t.probes, t.busy = probes, false
-	p.wake()
+	return probes
+}
+
+// gateways are the node's addresses among its workloads that are asked.
+func (p *Prober) gateways(n nodes.Node) (list []netip.Addr) {
+	if p.cfg.IPv4Gateways && n.GatewayIPv4.IsValid() {
+		list = append(list, n.GatewayIPv4)
+	}
+	if p.cfg.IPv6Gateways && n.GatewayIPv6.IsValid() {
+		list = append(list, n.GatewayIPv6)
+	}
+	return list
 }
 
 func (p *Prober) try(ctx context.Context, by Protocol, addr netip.Addr, question func(context.Context) error) Probe {

@@ -277,3 +277,44 @@ func TestStrangersTakeNoMoreThanTheirPart(t *testing.T) {
 		t.Errorf("answer %s, %v", text, err)
 	}
 }
+
+func TestTheWayOfTheWorkloadsPacketsIsAskedToo(t *testing.T) {
+	n := node("a", 0, loopback4)
+	n.GatewayIPv4, n.GatewayIPv6 = netip.MustParseAddr("127.0.0.7"), loopback6
+	for name, c := range map[string]struct {
+		cfg  health.Config
+		want string
+	}{
+		"both": {health.Config{IPv4Gateways: true, IPv6Gateways: true}, "icmp 127.0.0.1 <nil>\nicmp 127.0.0.7 <nil>\nicmp ::1 <nil>"},
+		"one":  {health.Config{IPv4Gateways: true}, "icmp 127.0.0.1 <nil>\nicmp 127.0.0.7 <nil>"},
+		"none": {health.Config{}, "icmp 127.0.0.1 <nil>"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			p := health.New(c.cfg)
+			p.NodesChanged(present(n))
+			background(t, p.Run)
+			r, text := probed(t, p, "a")
+			if text != c.want || !r.Reached() {
+				t.Errorf("probes:\n%s\nwant:\n%s", text, c.want)
+			}
+			for _, probe := range r.Probes {
+				if probe.Gateway != (probe.Addr != loopback4) {
+					t.Errorf("probe %+v", probe)
+				}
+			}
+		})
+	}
+}
+
+func TestANodeThatDidNotAnswerIsAskedAgainSoon(t *testing.T) {
+	port := freePort(t)
+	n := node("a", port, loopback4)
+	p := health.New(health.Config{Interval: time.Hour})
+	p.NodesChanged(present(n))
+	background(t, p.Run)
+	if r, _ := probed(t, p, "a"); r.Reached() {
+		t.Fatal("nobody is there, and somebody answers")
+	}
+	respond(t, n, loopback4)
+	eventually(t, "an answer long before the hour is over", func() bool { r, _ := probed(t, p, "a"); return r.Reached() })
+}

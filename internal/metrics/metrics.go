@@ -57,6 +57,7 @@ type NodeHealth struct {
 type NodeLatency struct {
 	IP, Protocol string
 	Secondary    bool // the node has another address, too, which counts as its first
+	Gateway      bool // the address is that of the node among its workloads
 	Latency      time.Duration
 }
 

@@ -2,7 +2,11 @@
 
 package metrics
 
-import "github.com/prometheus/client_golang/prometheus"
+import (
+	"slices"
+
+	"github.com/prometheus/client_golang/prometheus"
+)
 
 // nodeLabels say who asked which node.
 var nodeLabels = []string{"source_cluster", "source_node_name", "target_cluster", "target_node_name", "target_node_type", "type"}
@@ -112,6 +116,10 @@ func collectNode(n NodeHealth, gauge func(*prometheus.Desc, float64, ...string))
 		if l.Secondary {
 			kind = "secondary"
 		}
-		gauge(nodeLatency, l.Latency.Seconds(), append(labels[:len(labels):len(labels)], l.IP, l.Protocol, kind)...)
+		of := slices.Clone(labels)
+		if l.Gateway {
+			of[len(of)-1] = "endpoint"
+		}
+		gauge(nodeLatency, l.Latency.Seconds(), append(of, l.IP, l.Protocol, kind)...)
 	}
 }

@@ -4,6 +4,7 @@ package cluster_test
 
 import (
 	"encoding/json"
+	"fmt"
 	"net/netip"
 	"slices"
 	"strings"
@@ -82,8 +83,8 @@ func TestNodesClaimRangesAskEachOtherAndGo(t *testing.T) {
 			t.Errorf("probe %+v", probe)
 		}
 	}
-	if n := len(c.nodes(first)[last.Name].Health); n != 4 {
-		t.Errorf("%d probes, want ICMP and HTTP by two families", n)
+	if n := len(c.nodes(first)[last.Name].Health); n != 6 {
+		t.Errorf("%d probes, want ICMP and HTTP by two families, and ICMP through the tunnel by two", n)
 	}
 
 	// A restarted agent has its ranges again, also while the store is away.
@@ -175,4 +176,17 @@ func TestNodesThatContradictOthersAreNamedOnBothSides(t *testing.T) {
 	c.cli(c.Nodes[0], "kvstore", "set", "cilium/state/ip/v1/default/10.1.0.7", `{"IP":"10.1.0.8"}`)
 	c.sees(c.Nodes[0], "cilium/state/nodes/v1/default/garbage in the key-value store", "status")
 	c.sees(c.Nodes[0], "cilium/state/ip/v1/default/10.1.0.7 in the key-value store is ignored: field IP: 10.1.0.8 is not the key's address", "status")
+}
+
+// TestATunnelThatIsNotLetThroughIsNamed has nodes that reach each other, but not by the
+// tunnel: one of them sends it to another port.
+func TestATunnelThatIsNotLetThroughIsNamed(t *testing.T) {
+	c := &cluster{Cluster: lab.NewCluster(t, lab.ClusterOptions{Nodes: 2, Flags: []string{"--routing=vxlan", "--health-interval=1s"}}), t: t}
+	for i, n := range c.Nodes {
+		if _, err := n.StartAgent(within(t, time.Minute), append(c.Flags(i), fmt.Sprintf("--tunnel-port=%d", 8472+i))...); err != nil {
+			t.Fatal(err)
+		}
+	}
+	c.sees(c.Nodes[0], "0 of 1 that were asked; not node2 by icmp 10.2.0.1 and icmp fd01::2:1\n", "status")
+	c.sees(c.Nodes[0], "http       172.30.0.2", "status", "--verbose")
 }
