@@ -15,6 +15,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"time"
 
@@ -44,7 +45,7 @@ func run(nodes int, routing string) (err error) {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
 	defer stop()
 	fmt.Printf("Starting etcd and %d nodes ...\n", nodes)
-	c, err := lab.CreateCluster(ctx, lab.ClusterOptions{Nodes: nodes, Flags: []string{"--health-interval=5s"}})
+	c, err := lab.CreateCluster(ctx, lab.ClusterOptions{Nodes: nodes, Flags: []string{"--health-interval=2s"}})
 	if err != nil {
 		return err
 	}
@@ -101,6 +102,27 @@ func (p *playground) setUp(ctx context.Context) error {
 			out, err := n.Command(ctx, filepath.Join(p.dir, "bin", n.Name), "attach", name, "id="+name).CombinedOutput()
 			if err != nil {
 				return fmt.Errorf("start %s on %s: %w: %s", name, n.Name, err, out)
+			}
+		}
+	}
+	return p.meet(ctx)
+}
+
+// meet waits until every node reaches all others.
+func (p *playground) meet(ctx context.Context) error {
+	others := len(p.cluster.Nodes) - 1
+	want := fmt.Sprintf(" %d of %d that were asked\n", others, others)
+	for _, n := range p.cluster.Nodes {
+		for end := time.Now().Add(20 * time.Second); others > 0; time.Sleep(50 * time.Millisecond) {
+			status, err := n.CLI(ctx, "status")
+			if err != nil {
+				return err
+			}
+			if strings.Contains(status.Stdout, want) {
+				break
+			}
+			if time.Now().After(end) {
+				return fmt.Errorf("%s does not reach all others:\n%s", n.Name, status.Stdout)
 			}
 		}
 	}
