@@ -84,6 +84,7 @@ func newCluster(m *Mesh, name string, content []byte, stop context.CancelFunc) *
 	}
 }
 
+// run follows the cluster until ctx ends.
 func (c *cluster) run(ctx context.Context) {
 	defer close(c.ended)
 	store, id, err := c.join(ctx)

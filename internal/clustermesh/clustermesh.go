@@ -148,46 +148,76 @@ func (m *Mesh) Wait(ctx context.Context) error {
 	return nil
 }
 
-// look starts and ends clusters after the files that are there.
+// look starts and ends clusters after the files that are there. Nobody else changes which
+// there are, so what it reads of them without the lock stays true.
 func (m *Mesh) look(ctx context.Context, running *sync.WaitGroup) {
 	files, err := m.files()
+	if m.note(err); err != nil {
+		return // what was joined stays
+	}
+	for _, c := range m.all() {
+		content, present := files[c.name]
+		if present && bytes.Equal(content, c.content) {
+			continue
+		}
+		c.stop()
+		<-c.ended // without the lock, which it may need to end
+		m.remove(c, present)
+		if !present {
+			m.forget(c.name)
+		}
+	}
+	for name, content := range files {
+		within, stop := context.WithCancel(ctx)
+		c := newCluster(m, name, content, stop)
+		if !m.add(c) {
+			stop() // there is that one
+			continue
+		}
+		running.Go(func() { c.run(within) })
+	}
+}
+
+func (m *Mesh) note(err error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.problem = ""
 	if err != nil {
 		m.problem = fmt.Sprintf("--clustermesh-config: %v", err)
-		return // what was joined stays
 	}
-	for name, c := range m.clusters {
-		if content, ok := files[name]; ok && bytes.Equal(content, c.content) {
-			continue
-		}
-		c.stop()
-		<-c.ended
-		delete(m.clusters, name)
-		if r := c.identities(); r != nil {
-			m.recalled[name] = r
-		}
-		if _, ok := files[name]; !ok {
-			delete(m.recalled, name)
-			m.cfg.Log.Info("a cluster is not joined any more", "cluster", name)
-			m.uncache(name)
-			m.cfg.Directory.Forget(name)
-			m.cfg.Forget(name)
-			m.cfg.Identities()
-		}
+}
+
+// remove drops a cluster that has ended. Its identities stay where it is to be joined
+// again.
+func (m *Mesh) remove(c *cluster, again bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	delete(m.clusters, c.name)
+	if r := c.identities(); r != nil && again {
+		m.recalled[c.name] = r
 	}
-	for name, content := range files {
-		if m.clusters[name] != nil {
-			continue
-		}
-		within, stop := context.WithCancel(ctx)
-		c := newCluster(m, name, content, stop)
-		c.remote = m.recalled[name]
-		delete(m.recalled, name)
-		m.clusters[name] = c
-		running.Go(func() { c.run(within) })
+}
+
+// forget drops all that is known of a cluster that is not joined any more.
+func (m *Mesh) forget(name string) {
+	m.cfg.Log.Info("a cluster is not joined any more", "cluster", name)
+	m.uncache(name)
+	m.cfg.Directory.Forget(name)
+	m.cfg.Forget(name)
+	m.cfg.Identities()
+}
+
+// add takes up a new cluster, unless there is one of that name.
+func (m *Mesh) add(c *cluster) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.clusters[c.name] != nil {
+		return false
 	}
+	c.remote = m.recalled[c.name]
+	delete(m.recalled, c.name)
+	m.clusters[c.name] = c
+	return true
 }
 
 // files returns the content of each cluster's file. Others begin with a dot, as those
