@@ -681,7 +681,8 @@ func TestCreateAndConfigureIsQuick(t *testing.T) {
 
 // A container's first connection must not wait for the kernel to notice, up to a
 // second later, that the link has a carrier. The kernel counts link events of the
-// whole machine against one limit, so a single late one may be another's doing.
+// whole machine against one limit, so some late ones may be another's doing, such as
+// that of a test beside; without what makes them quick all are late.
 func TestIPv6WorksAtOnce(t *testing.T) {
 	host, h := node(t)
 	var took []time.Duration
@@ -704,7 +705,7 @@ func TestIPv6WorksAtOnce(t *testing.T) {
 		}
 	}
 	slices.Sort(took)
-	if late := took[len(took)-2]; late > 500*time.Millisecond {
-		t.Errorf("more than one of the connections was late: %v", took)
+	if median := took[len(took)/2]; median > 500*time.Millisecond {
+		t.Errorf("half of the connections were late: %v", took)
 	}
 }
