@@ -4,7 +4,6 @@ package lab
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -66,14 +65,7 @@ func (b *Bird) Log() string {
 
 // Kill ends the daemon at once; its routes stay in the kernel. It may be started again.
 func (b *Bird) Kill() error {
-	if b.running == nil {
-		return nil
-	}
-	err := b.running.Process.Kill()
-	_ = b.running.Wait() // that it was killed
+	err := killed(b.running)
 	b.running = nil
-	if errors.Is(err, os.ErrProcessDone) {
-		err = nil
-	}
 	return err
 }

@@ -84,15 +84,8 @@ func (e *Etcd) wait(ctx context.Context) error {
 
 // Kill ends the server at once. It may be started again, on its data.
 func (e *Etcd) Kill() error {
-	if e.running == nil {
-		return nil
-	}
-	err := e.running.Process.Kill()
-	_ = e.running.Wait() // that it was killed
+	err := killed(e.running)
 	e.running = nil
-	if errors.Is(err, os.ErrProcessDone) {
-		err = nil
-	}
 	return err
 }
 

@@ -112,6 +112,19 @@ func (l *launcher) start(cmd *exec.Cmd) error {
 	return <-result
 }
 
+// killed ends a command at once and waits until it has ended; nil is none.
+func killed(cmd *exec.Cmd) error {
+	if cmd == nil {
+		return nil
+	}
+	err := cmd.Process.Kill()
+	_ = cmd.Wait() // tells that it was killed
+	if errors.Is(err, os.ErrProcessDone) {
+		return nil
+	}
+	return err
+}
+
 // Start starts a command that is killed when the node is closed, or when this
 // process ends, however it does. The caller waits for it.
 func (n *Node) Start(cmd *exec.Cmd) error {

@@ -672,8 +672,8 @@ func TestCreateAndConfigureIsQuick(t *testing.T) {
 		}
 		slices.Sort(took)
 		t.Logf("%s: median %v, longest %v", name, took[len(took)/2], took[len(took)-1])
-		// The aim is 15 ms when made in place; a shared machine gets some room.
-		if median := took[len(took)/2]; direct && median > 30*time.Millisecond {
+		// The aim is 15 ms when made in place; a busy machine gets room.
+		if median := took[len(took)/2]; direct && median > 100*time.Millisecond {
 			t.Errorf("%s: median %v", name, median)
 		}
 	}
