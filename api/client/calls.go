@@ -40,10 +40,14 @@ func (c *Client) NodeList(ctx context.Context) ([]api.NodeElement, error) {
 }
 
 // NodeDelete gives back the ranges that a node which is gone has claimed, and returns
-// them.
-func (c *Client) NodeDelete(ctx context.Context, name string) (*api.NodeDeletion, error) {
+// them. With force the node's lease need not have ended, but its agent must be gone.
+func (c *Client) NodeDelete(ctx context.Context, name string, force bool) (*api.NodeDeletion, error) {
 	out := new(api.NodeDeletion)
-	if err := c.call(ctx, request{method: "DELETE", path: "/node/" + url.PathEscape(name)}, out); err != nil {
+	r := request{method: "DELETE", path: "/node/" + url.PathEscape(name)}
+	if force {
+		r.query = url.Values{"force": {"true"}}
+	}
+	if err := c.call(ctx, r, out); err != nil {
 		return nil, err
 	}
 	return out, nil

@@ -216,7 +216,7 @@ func TestTheRestIsReadThroughTheClient(t *testing.T) {
 	must[*api.StatusResponse](t)(c.Healthz(ctx))
 	must[*api.DaemonConfiguration](t)(c.Config(ctx))
 	must[[]api.NodeElement](t)(c.NodeList(ctx))
-	if gone := must[*api.NodeDeletion](t)(c.NodeDelete(ctx, "node2")); len(gone.Ranges) != 1 {
+	if gone := must[*api.NodeDeletion](t)(c.NodeDelete(ctx, "node2", false)); len(gone.Ranges) != 1 {
 		t.Errorf("given back: %+v", gone)
 	}
 	must[[]api.Metric](t)(c.Metrics(ctx))

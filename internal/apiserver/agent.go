@@ -65,8 +65,9 @@ type Node interface {
 	// Nodes returns the known nodes, this one included.
 	Nodes() []api.NodeElement
 	// DeleteNode gives back the ranges that a node has claimed. A node that is
-	// registered is ErrConflict, one that has none ErrNotFound.
-	DeleteNode(ctx context.Context, name string) (*api.NodeDeletion, error)
+	// registered is ErrConflict, with force only if its agent answers; one that has
+	// none is ErrNotFound.
+	DeleteNode(ctx context.Context, name string, force bool) (*api.NodeDeletion, error)
 }
 
 // Endpoints are the workloads of the node; endpoint.Manager implements it.

@@ -44,7 +44,7 @@ func (s *Server) getNodes(*http.Request) (int, any, error) {
 }
 
 func (s *Server) deleteNode(r *http.Request) (int, any, error) {
-	deletion, err := s.agent.Node.DeleteNode(r.Context(), r.PathValue("name"))
+	deletion, err := s.agent.Node.DeleteNode(r.Context(), r.PathValue("name"), r.URL.Query().Get("force") == "true")
 	return http.StatusOK, deletion, err
 }
 

@@ -109,7 +109,7 @@ func TestWhatCommandsPrint(t *testing.T) {
 			"map list", "map get ipcache", "bpf endpoint list", "bpf ipcache list", "bpf ipcache get 10.15.0.11", "bpf policy get 11",
 			"bpf policy get --all -n", "bpf ct list", "bpf metrics list", "bpf metrics list -o json", "bpf ct flush",
 		},
-		"node":    {"node list", "node delete node2", "node delete node1", "config", "config --list-options", "metrics list", "metrics list -m revision", "version"},
+		"node":    {"node list", "node delete node2", "node delete node1", "node delete node1 --force", "config", "config --list-options", "metrics list", "metrics list -m revision", "version"},
 		"kvstore": {"kvstore set a/b 1", "kvstore get a/b", "kvstore get --recursive a/", "kvstore delete a/b", "kvstore get a/b"},
 		"mistakes": {
 			"", "endpont", "endpoint", "endpoint lst", "endpoint get", "endpoint get 99", "endpoint log", "endpoint log 1 2", "endpoint list --wrong",

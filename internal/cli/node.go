@@ -17,19 +17,22 @@ func (t *tool) node() *cobra.Command {
 }
 
 func (t *tool) nodeDelete() *cobra.Command {
-	return &cobra.Command{
+	var force bool
+	cmd := &cobra.Command{
 		Use: "delete NAME", Short: "Give back the ranges that a node which is gone has claimed from the cluster's pools",
 		Args: exactArgs("NAME"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			c := t.client()
 			defer c.Close()
-			deletion, err := c.NodeDelete(cmd.Context(), args[0])
+			deletion, err := c.NodeDelete(cmd.Context(), args[0], force)
 			if err == nil {
-				fmt.Fprintln(t.Out, "Ranges given back: "+strings.Join(deletion.Ranges, ", "))
+				fmt.Fprintln(t.Out, "Ranges given back: "+orDash(strings.Join(deletion.Ranges, ", ")))
 			}
 			return err
 		},
 	}
+	cmd.Flags().BoolVarP(&force, "force", "f", false, "do not wait until the node's lease has ended; refused while its agent answers")
+	return cmd
 }
 
 func (t *tool) nodeList() *cobra.Command {

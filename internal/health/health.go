@@ -233,6 +233,21 @@ func (p *Prober) questions(ctx context.Context, n nodes.Node) (probes []Probe) {
 	return probes
 }
 
+// Answers asks a node at once, and returns the first of its addresses at which its agent
+// answers. One that listens nowhere cannot be asked.
+func (p *Prober) Answers(ctx context.Context, n nodes.Node) (at netip.Addr, ok bool) {
+	if n.HealthPort == 0 {
+		return at, false
+	}
+	for _, addr := range n.Underlay() {
+		to := netip.AddrPortFrom(addr, n.HealthPort)
+		if p.try(ctx, HTTP, addr, func(ctx context.Context) error { return p.get(ctx, to, n.Key()) }).Err == nil {
+			return addr, true
+		}
+	}
+	return at, false
+}
+
 // gateways are the node's addresses among its workloads that are asked.
 func (p *Prober) gateways(n nodes.Node) (list []netip.Addr) {
 	if p.cfg.IPv4Gateways && n.GatewayIPv4.IsValid() {

@@ -190,3 +190,46 @@ func TestATunnelThatIsNotLetThroughIsNamed(t *testing.T) {
 	c.sees(c.Nodes[0], "0 of 1 that were asked; not node2 by icmp 10.2.0.1 and icmp fd01::2:1\n", "status")
 	c.sees(c.Nodes[0], "http       172.30.0.2", "status", "--verbose")
 }
+
+// TestANodeIsTakenOutAtOnce does not wait for the lease of a node that is gone for good.
+func TestANodeIsTakenOutAtOnce(t *testing.T) {
+	c := &cluster{Cluster: lab.NewCluster(t, lab.ClusterOptions{Nodes: 2}), t: t, apps: map[string][]*lab.Workload{}}
+	for _, n := range c.Nodes {
+		flags := append(pooled(c.Cluster), "--kvstore-lease-ttl=15m")
+		if _, err := n.StartAgent(within(t, time.Minute), flags...); err != nil {
+			t.Fatal(err)
+		}
+		c.apps["app1"] = append(c.apps["app1"], c.workload(n, "app1"))
+	}
+	c.meet()
+	here, gone := c.Nodes[0], c.Nodes[1]
+	c.sees(here, "Nodes reached:      1 of 1 that were asked\n", "status")
+	refused := func(name, why string) {
+		t.Helper()
+		result, err := here.CLI(within(t, 20*time.Second), "node", "delete", name, "--force")
+		if err != nil || result.Code == 0 || !strings.Contains(result.Stderr, why) {
+			t.Errorf("delete %s: %+v, %v; want %q", name, result, err, why)
+		}
+	}
+	refused(gone.Name, "the agent of node2 answers at 172.30.0.2: stop it first")
+	refused(here.Name, "node1 is this node: delete it on another one")
+
+	ranges := c.ranges(here)[gone.Name]
+	if err := gone.KillAgent(); err != nil {
+		t.Fatal(err)
+	}
+	released := c.cli(here, "node", "delete", gone.Name, "--force")
+	for _, r := range ranges {
+		if !strings.Contains(released, r.String()) {
+			t.Errorf("%s was not given back: %s", r, released)
+		}
+	}
+	c.awaitGone(here, c.apps["app1"][1].IPv4.String()+"/32")
+	c.awaitGone(here, ranges[0].String())
+	if _, known := c.nodes(here)[gone.Name]; known {
+		t.Error("the node is still listed")
+	}
+	if keys := c.cli(here, "kvstore", "get", "--recursive", "cilium/state/"); strings.Contains(keys, "172.30.0.2") {
+		t.Errorf("the store still speaks of the node:\n%s", keys)
+	}
+}

@@ -178,9 +178,12 @@ func (n node) Nodes() []api.NodeElement {
 }
 
 // DeleteNode knows of node2, which is gone; node1 is there.
-func (n node) DeleteNode(_ context.Context, name string) (*api.NodeDeletion, error) {
+func (n node) DeleteNode(_ context.Context, name string, force bool) (*api.NodeDeletion, error) {
 	switch name {
 	case "node1":
+		if force {
+			return &api.NodeDeletion{Ranges: []string{"10.15.1.0/24"}}, nil
+		}
 		return nil, fmt.Errorf("%w: the node is registered", apiserver.ErrConflict)
 	case "node2":
 		return &api.NodeDeletion{Ranges: []string{"10.15.2.0/24"}}, nil
