@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"sync"
+	"time"
 
 	"go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
@@ -19,6 +20,8 @@ import (
 type login struct {
 	username string
 	password func() (string, error)
+	timeout  time.Duration
+	asking   chan struct{} // has one element while the store is asked for a token
 
 	mu    sync.Mutex
 	known bool
@@ -26,12 +29,14 @@ type login struct {
 }
 
 func newLogin(cfg *Config) *login {
-	return &login{username: cfg.Username, password: func() (string, error) {
+	l := &login{username: cfg.Username, timeout: cfg.RequestTimeout, asking: make(chan struct{}, 1)}
+	l.password = func() (string, error) {
 		if cfg.PasswordFile == "" {
 			return cfg.Password, nil
 		}
 		return readPassword(cfg.PasswordFile)
-	}}
+	}
+	return l
 }
 
 func (l *login) options() []grpc.DialOption {
@@ -91,28 +96,51 @@ func bearing(ctx context.Context, token string) context.Context {
 	return metadata.AppendToOutgoingContext(ctx, rpctypes.TokenFieldNameGRPC, token)
 }
 
-// get returns the token, after asking the store for it if there is none.
+// get returns the token, after asking the store for it if there is none. One call asks
+// for all; none waits for longer than its context.
 func (l *login) get(ctx context.Context, conn *grpc.ClientConn) (string, error) {
+	if token, known := l.present(); known {
+		return token, nil
+	}
+	select {
+	case <-ctx.Done():
+		return "", ctx.Err()
+	case l.asking <- struct{}{}:
+	}
+	defer func() { <-l.asking }()
+	if token, known := l.present(); known {
+		return token, nil
+	}
+	token, err := l.ask(ctx, conn)
+	if err != nil {
+		return "", err
+	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.known {
-		return l.token, nil
-	}
+	l.known, l.token = true, token
+	return token, nil
+}
+
+func (l *login) present() (token string, known bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.token, l.known
+}
+
+func (l *login) ask(ctx context.Context, conn *grpc.ClientConn) (string, error) {
 	password, err := l.password()
 	if err != nil {
 		return "", err
 	}
+	// A stream's context may have no end.
+	ctx, cancel := context.WithTimeout(ctx, l.timeout)
+	defer cancel()
 	resp, err := etcdserverpb.NewAuthClient(conn).Authenticate(ctx,
 		&etcdserverpb.AuthenticateRequest{Name: l.username, Password: password})
 	if errors.Is(rpctypes.Error(err), rpctypes.ErrAuthNotEnabled) {
-		l.known, l.token = true, ""
 		return "", nil
 	}
-	if err != nil {
-		return "", err
-	}
-	l.known, l.token = true, resp.Token
-	return l.token, nil
+	return resp.GetToken(), err
 }
 
 // refused reports whether the error is about the token, which is forgotten then.
