@@ -45,8 +45,8 @@ func (a *Agent) warnings(rules []*policy.Rule) []string {
 	return texts
 }
 
-// ranges are the addresses of workloads and of the node, but for the gateways,
-// which are among the workloads'.
+// ranges are the addresses of workloads and of nodes, here and elsewhere, but for the
+// gateways, which are among the workloads'.
 func (a *Agent) ranges() lint.World {
 	var w lint.World
 	for _, prefix := range []netip.Prefix{a.cfg.Network.IPv4Range, a.cfg.Network.IPv6Range} {
@@ -60,6 +60,12 @@ func (a *Agent) ranges() lint.World {
 	}
 	for _, addr := range addrs {
 		if !slices.ContainsFunc(w.Pods, func(p netip.Prefix) bool { return p.Contains(addr) }) {
+			w.Nodes = append(w.Nodes, netip.PrefixFrom(addr, addr.BitLen()))
+		}
+	}
+	for _, n := range a.peers.all() {
+		w.Pods = append(w.Pods, n.Ranges()...)
+		for _, addr := range n.Underlay() {
 			w.Nodes = append(w.Nodes, netip.PrefixFrom(addr, addr.BitLen()))
 		}
 	}
