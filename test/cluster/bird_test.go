@@ -37,8 +37,8 @@ protocol ospf v3 { ipv6 { import all; export none; }; area 0 { interface "port*"
 // routed is a cluster whose routes a routing daemon sets.
 type routed struct {
 	*cluster
-	router *lab.Bird
-	birds  []*lab.Bird // of the nodes
+	central *lab.Bird   // of the router
+	birds   []*lab.Bird // of the nodes
 }
 
 func startRouted(t *testing.T) *routed {
@@ -46,12 +46,12 @@ func startRouted(t *testing.T) *routed {
 	c := start(t, lab.ClusterOptions{
 		Nodes: 3, Wire: lab.WireOptions{Routed: true}, Flags: []string{"--routing=native", "--direct-node-routes=false"},
 	})
-	r := &routed{cluster: c, router: c.NewBird(nil)}
+	r := &routed{cluster: c, central: c.NewBird(nil)}
 	for _, n := range c.Nodes {
 		r.birds = append(r.birds, c.NewBird(n))
 	}
 	t.Cleanup(func() {
-		for _, b := range append(r.birds, r.router) {
+		for _, b := range append(r.birds, r.central) {
 			if t.Failed() {
 				t.Logf("bird: %s", b.Log())
 			}
@@ -62,7 +62,7 @@ func startRouted(t *testing.T) *routed {
 
 func (r *routed) startBirds() {
 	r.t.Helper()
-	if err := r.router.Start(birdOnRouter); err != nil {
+	if err := r.central.Start(birdOnRouter); err != nil {
 		r.t.Fatal(err)
 	}
 	for i := range r.Nodes {
@@ -83,8 +83,30 @@ func ranges(i int) []string {
 	return []string{fmt.Sprintf("10.%d.0.0/24 ", i+1), fmt.Sprintf("fd01::%x:0/112 ", i+1)}
 }
 
-// awaitRoutes waits until the node has routes to exactly these other nodes' ranges.
-func (r *routed) awaitRoutes(at int, to ...int) {
+// router stands among the nodes for the router between them.
+const router = -1
+
+// awaitAll waits until all nodes and the router have routes to all other nodes' ranges.
+// Daemons that have just met may take routes back once more, so they have to stay.
+func (r *routed) awaitAll() {
+	r.t.Helper()
+	for begin := time.Now(); time.Since(begin) < settled; time.Sleep(100 * time.Millisecond) {
+		waited := r.awaitRoutes(router, 0, 1, 2)
+		for i := range r.Nodes {
+			waited = r.awaitRoutes(i, (i+1)%3, (i+2)%3) || waited
+		}
+		if waited {
+			begin = time.Now()
+		}
+	}
+}
+
+// settled is how long routes have to be there before they are taken to stay.
+const settled = 3 * time.Second
+
+// awaitRoutes waits until the node has routes to exactly these other nodes' ranges, and
+// reports whether it had to.
+func (r *routed) awaitRoutes(at int, to ...int) (waited bool) {
 	r.t.Helper()
 	wanted := map[string]bool{}
 	for i := range r.Nodes {
@@ -101,19 +123,24 @@ func (r *routed) awaitRoutes(at int, to ...int) {
 			good = good && strings.Contains(text, prefix) == want
 		}
 		if good {
-			return
+			return waited
 		}
+		waited = true
 		if time.Now().After(end) {
-			r.t.Fatalf("%s should have routes to the ranges of %v:\n%s", r.Nodes[at].Name, to, text)
+			r.t.Fatalf("place %d should have routes to the ranges of %v:\n%s", at, to, text)
 		}
 	}
 }
 
-// routes are those of a node that BIRD has set.
+// routes are those of a node, or of the router, that BIRD has set.
 func (r *routed) routes(at int) (text string) {
 	r.t.Helper()
+	place := r.Wire.Namespace
+	if at != router {
+		place = r.Nodes[at].Namespace
+	}
 	for _, family := range []string{"-4", "-6"} {
-		out, err := r.Nodes[at].Command(within(r.t, 10*time.Second), "ip", family, "route", "show", "proto", "bird").CombinedOutput()
+		out, err := place.Command(within(r.t, 10*time.Second), "ip", family, "route", "show", "proto", "bird").CombinedOutput()
 		if err != nil {
 			r.t.Fatalf("ip route: %v\n%s", err, out)
 		}
@@ -148,9 +175,7 @@ func TestRoutingDaemon(t *testing.T) {
 	r := startRouted(t)
 	r.expect(r.betweenNodes("without a daemon", func(string, string, int) bool { return false }))
 	r.startBirds()
-	for i := range r.Nodes {
-		r.awaitRoutes(i, (i+1)%3, (i+2)%3)
-	}
+	r.awaitAll()
 	r.expect(r.betweenNodes("with BIRD", func(string, string, int) bool { return true }))
 	r.apply(lab.AllowRule(`"fromEndpoints": [{"matchLabels": {"id": "app2"}}]`, lab.L4Rules["TCP"]))
 	policy := func(from, probe string, _ int) bool { return from == "app2" && probe == "TCP" }
@@ -169,14 +194,13 @@ func TestRoutingDaemon(t *testing.T) {
 	if err := r.birds[2].Kill(); err != nil {
 		t.Fatal(err)
 	}
+	r.awaitRoutes(router, 0, 1)
 	r.awaitRoutes(0, 1)
 	r.awaitRoutes(1, 0)
 	r.expect(r.betweenNodes("without the third node's daemon", func(from, probe string, node int) bool {
 		return node != 2 && policy(from, probe, node)
 	}))
 	r.startBird(2)
-	for i := range r.Nodes {
-		r.awaitRoutes(i, (i+1)%3, (i+2)%3)
-	}
+	r.awaitAll()
 	r.expect(r.betweenNodes("when it is back", policy))
 }
