@@ -222,7 +222,7 @@ func (a *Agent) openNode(ctx context.Context) error {
 	if err := a.openNodeState(ctx); err != nil {
 		return err
 	}
-	return a.cfg.Routing.validate(a.cfg.Network.IPv4Range, a.cfg.Network.IPv6Range)
+	return a.cfg.Routing.carries(a.cfg.Network.IPv4Range, a.cfg.Network.IPv6Range)
 }
 
 func (a *Agent) openAddresses(context.Context) (err error) {

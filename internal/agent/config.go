@@ -108,7 +108,8 @@ func (c *RoutingConfig) setDefault(sharedStore bool) {
 	}
 }
 
-func (c *RoutingConfig) validate(ranges ...netip.Prefix) error {
+// validate checks what the flags say by themselves.
+func (c *RoutingConfig) validate() error {
 	modes := append([]string{routingNone, routingNative}, device.Encapsulations()...)
 	if c.Mode != "" && !slices.Contains(modes, c.Mode) {
 		return fmt.Errorf("--routing %q: use one of %s", c.Mode, strings.Join(modes, ", "))
@@ -122,6 +123,11 @@ func (c *RoutingConfig) validate(ranges ...netip.Prefix) error {
 	if c.IPv6.IsValid() && !c.IPv6.Is6() {
 		return fmt.Errorf("--node-ipv6 %s: it is no IPv6 address", c.IPv6)
 	}
+	return nil
+}
+
+// carries checks that the network's own routes, where they are used, hold these ranges.
+func (c *RoutingConfig) carries(ranges ...netip.Prefix) error {
 	if c.Mode != routingNative {
 		return nil
 	}
@@ -250,6 +256,9 @@ func (c *Config) validate() error {
 		return err
 	}
 	if err := c.Store.validate(); err != nil {
+		return err
+	}
+	if err := c.Routing.validate(); err != nil {
 		return err
 	}
 	if err := checkMode(c.Policy.Mode); err != nil {
