@@ -186,20 +186,29 @@ func (n node) Configuration() *api.DaemonConfiguration {
 		Status: &api.DaemonConfigurationStatus{
 			Realized: spec,
 			Immutable: api.ConfigurationMap{
-				"allow-localhost": strconv.FormatBool(c.Policy.AllowLocalhost),
-				"bpf-root":        c.BPFRoot,
-				"docker":          c.Docker,
-				"flow-log-max":    text(c.FlowLogMax),
-				"health-interval": c.Health.Interval.String(),
-				"health-port":     text(c.Health.Port),
-				"flow-visibility": strconv.FormatBool(!c.Datapath.HideFlows),
-				"ipv4-range":      prefixText(c.Network.IPv4Range),
-				"ipv6-range":      prefixText(c.Network.IPv6Range),
-				"labels":          strings.Join(c.Policy.LabelFilters, ","),
-				"node-name":       c.NodeName,
-				"socket-path":     c.SocketPath,
-				"state-dir":       c.StateDir,
-				"trace-packets":   strconv.FormatBool(c.Datapath.TracePackets),
+				"allow-localhost":     strconv.FormatBool(c.Policy.AllowLocalhost),
+				"bpf-root":            c.BPFRoot,
+				"cluster-id":          text(c.Cluster.ID),
+				"cluster-name":        c.Cluster.Name,
+				"clustermesh-config":  c.Cluster.MeshDir,
+				"direct-node-routes":  strconv.FormatBool(c.Routing.DirectRoutes),
+				"kvstore-lease-ttl":   c.Store.LeaseTTL.String(),
+				"native-routing-cidr": strings.Join(prefixTexts(c.Routing.NativeCIDRs), ","),
+				"node-ipv4":           addrText(c.Routing.IPv4),
+				"node-ipv6":           addrText(c.Routing.IPv6),
+				"routing":             c.Routing.Mode,
+				"docker":              c.Docker,
+				"flow-log-max":        text(c.FlowLogMax),
+				"health-interval":     c.Health.Interval.String(),
+				"health-port":         text(c.Health.Port),
+				"flow-visibility":     strconv.FormatBool(!c.Datapath.HideFlows),
+				"ipv4-range":          prefixText(c.Network.IPv4Range),
+				"ipv6-range":          prefixText(c.Network.IPv6Range),
+				"labels":              strings.Join(c.Policy.LabelFilters, ","),
+				"node-name":           c.NodeName,
+				"socket-path":         c.SocketPath,
+				"state-dir":           c.StateDir,
+				"trace-packets":       strconv.FormatBool(c.Datapath.TracePackets),
 			},
 			Addressing: n.Addressing(), NodeMonitor: a.monitorStatus(),
 			KVStoreConfiguration: &api.KVStoreConfiguration{Type: kind},
@@ -212,7 +221,10 @@ func (n node) Configuration() *api.DaemonConfiguration {
 // mode, until the next start.
 func (n node) Configure(_ context.Context, spec *api.DaemonConfigurationSpec) error {
 	for name := range spec.Options {
-		return fmt.Errorf("%w: option %q cannot be changed while the agent runs: restart it with the flag", apiserver.ErrInvalid, name)
+		if _, exists := n.Configuration().Status.Immutable[name]; !exists {
+			return fmt.Errorf("%w: there is no option %q that could be changed; cilium config --list-options shows those", apiserver.ErrInvalid, name)
+		}
+		return fmt.Errorf("%w: option %q cannot be changed while the agent runs: restart it with --%s", apiserver.ErrInvalid, name, name)
 	}
 	if spec.PolicyEnforcement == "" {
 		return nil
@@ -222,6 +234,20 @@ func (n node) Configure(_ context.Context, spec *api.DaemonConfigurationSpec) er
 		return fmt.Errorf("%w: policy enforcement: %w", apiserver.ErrInvalid, err)
 	}
 	return n.a.enforcer.SetMode(mode)
+}
+
+func prefixTexts(list []netip.Prefix) (texts []string) {
+	for _, p := range list {
+		texts = append(texts, prefixText(p))
+	}
+	return texts
+}
+
+func addrText(a netip.Addr) string {
+	if !a.IsValid() {
+		return ""
+	}
+	return a.String()
 }
 
 func prefixText(p netip.Prefix) string {
