@@ -114,6 +114,7 @@ func TestWhatCommandsPrint(t *testing.T) {
 		"mistakes": {
 			"", "endpont", "endpoint", "endpoint lst", "endpoint get", "endpoint get 99", "endpoint log", "endpoint log 1 2", "endpoint list --wrong",
 			"identity get 99999", "identity get x", "policy trace -s container:id=app1", "policy trace -s a -d b --dport 80/xyz",
+			"policy trace -s 10.15.0.11 -d b", "policy trace -s a -d fd00::1", "policy trace -s 11 -d b", "policy trace -s world -d b",
 			"policy delete", "policy delete name=none", "policy import", "policy import no-such-file", "policy wait x", "policy wait 99",
 			"map get none", "bpf ipcache get 192.0.2.1", "bpf ipcache get x", "config x", "kvstore get", "endpoint list -o yaml",
 			"endpoint list -o jsonpath={.x}", "monitor -t drops", "monitor --from x", "completion tcsh",

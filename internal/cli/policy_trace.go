@@ -12,6 +12,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"cilium.local/cilium/api"
+	"cilium.local/cilium/internal/identity"
 )
 
 // traceSide is one side of a trace, as its flags give it.
@@ -42,6 +43,11 @@ func (s *traceSide) check() error {
 	if given != 1 {
 		return usage("give exactly one of --%[1]s, --%[1]s-endpoint, --%[1]s-identity and --%[1]s-ip", s.name)
 	}
+	for _, text := range s.labels {
+		if err := s.checkLabel(text); err != nil {
+			return err
+		}
+	}
 	if s.identity < 0 {
 		return usage("--%s-identity %d: use a number that cilium identity list shows", s.name, s.identity)
 	}
@@ -49,6 +55,21 @@ func (s *traceSide) check() error {
 		if _, err := netip.ParseAddr(s.ip); err != nil {
 			return usage("--%s-ip %q is no IP address", s.name, s.ip)
 		}
+	}
+	return nil
+}
+
+// checkLabel reports what would be a label that nobody has, but is the answer to another
+// flag's question.
+func (s *traceSide) checkLabel(text string) error {
+	if _, err := netip.ParseAddr(text); err == nil {
+		return usage("--%[1]s %[2]s is no label but an address: give it by --%[1]s-ip", s.name, text)
+	}
+	if _, err := strconv.Atoi(text); err == nil {
+		return usage("--%[1]s %[2]s is no label but a number: give it by --%[1]s-endpoint or --%[1]s-identity", s.name, text)
+	}
+	if _, err := identity.Parse(text); err == nil {
+		return usage("--%[1]s %[2]s is no label but the name of an identity: write reserved:%[2]s", s.name, text)
 	}
 	return nil
 }
