@@ -54,6 +54,9 @@ func run(ctx context.Context, opts *options) error {
 	if err != nil {
 		return err
 	}
+	if unknown := unknownVariables(opts.flags, os.Environ()); len(unknown) > 0 {
+		log.Warn("environment variables begin as the agent's settings do, but are none: see cilium-agent --help", "variables", unknown)
+	}
 	cfg, err := opts.config()
 	if err != nil {
 		return err

@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"net/netip"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -113,6 +114,24 @@ func fromEnvironment(flags *pflag.FlagSet, lookup func(string) (string, bool)) e
 		}
 	})
 	return errors.Join(errs...)
+}
+
+// unknownVariables names what looks like a setting of the agent in the environment, and
+// is none. CILIUM_SOCK is for cilium and the plugins.
+func unknownVariables(flags *pflag.FlagSet, environ []string) (names []string) {
+	for _, entry := range environ {
+		name, _, _ := strings.Cut(entry, "=")
+		setting, ours := strings.CutPrefix(name, "CILIUM_")
+		if !ours || name == "CILIUM_SOCK" {
+			continue
+		}
+		f := flags.Lookup(strings.ToLower(strings.ReplaceAll(setting, "_", "-")))
+		if f == nil || setting != strings.ToUpper(setting) {
+			names = append(names, name)
+		}
+	}
+	slices.Sort(names)
+	return names
 }
 
 func (o *options) config() (agent.Config, error) {

@@ -4,6 +4,7 @@ package main
 
 import (
 	"bytes"
+	"slices"
 	"strings"
 	"testing"
 
@@ -55,6 +56,17 @@ func TestABadEnvironmentVariableIsNamed(t *testing.T) {
 	_, err := parse(t, map[string]string{"CILIUM_MTU": "big"})
 	if err == nil || !strings.Contains(err.Error(), "CILIUM_MTU") {
 		t.Errorf("error %v", err)
+	}
+}
+
+func TestVariablesThatAreNoSettingAreNamed(t *testing.T) {
+	opts, err := parse(t, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	environ := []string{"PATH=/bin", "CILIUM_ROUTING=vxlan", "CILIUM_SOCK=/s", "CILIUM_ROUTE=native", "CILIUM_cluster_id=1", "CILIUM_NATIVE_ROUTING_CIDR="}
+	if names := unknownVariables(opts.flags, environ); !slices.Equal(names, []string{"CILIUM_ROUTE", "CILIUM_cluster_id"}) {
+		t.Errorf("named are %q", names)
 	}
 }
 
