@@ -21,7 +21,8 @@ func Reference() string {
 Commands that print state take ` + "`-o json`, or `-o jsonpath='{…}'`" + ` for a part of it:
 ` + "`cilium endpoint list -o jsonpath='{range [*]}{.id} {.status.state}{\"\\n\"}{end}'`." + `
 Errors go to standard error with what to do next. The exit status is 0 for
-success and 1 for everything else; ` + "`cilium status`" + ` exits with 1 unless all is well.
+success and 1 for everything else; ` + "`cilium status`" + ` exits with 1 too when a part
+of this node has failed, and with 0 when it warns of something.
 
 This page is written by ` + "`go test ./internal/cli -update`" + ` from the commands themselves.
 `)

@@ -23,7 +23,7 @@ func (t *tool) status() *cobra.Command {
 	var brief, verbose, addresses bool
 	cmd := &cobra.Command{
 		Use:   "status",
-		Short: "Show how the agent and its parts do; the exit status is 1 unless all is well",
+		Short: "Show how the agent and its parts do; the exit status is 1 when a part has failed",
 		Args:  exactArgs(),
 	}
 	flags := cmd.Flags()
@@ -99,7 +99,11 @@ func joinedText(c *api.JoinedCluster) string {
 
 func nodesText(c *api.ClusterStatus) string {
 	if others := len(c.Nodes) - 1; others > 0 {
-		return fmt.Sprintf("%s, and %d others in the cluster", c.Self, others)
+		word := "others"
+		if others == 1 {
+			word = "other"
+		}
+		return fmt.Sprintf("%s, and %d %s in the cluster", c.Self, others, word)
 	}
 	return c.Self
 }
@@ -126,11 +130,15 @@ func writeStatus(w io.Writer, s *api.StatusResponse, addresses, tasks bool) {
 	}
 	if c := s.Cluster; c != nil {
 		g.add("Node:", nodesText(c))
-		for _, other := range c.Joined {
-			g.add("Cluster "+other.Name+":", joinedText(&other))
-		}
 		for _, problem := range c.Problems {
 			g.add("", problem)
+		}
+		for _, other := range c.Joined {
+			if other.Name == "" {
+				g.add("Other clusters:", "Unknown; "+other.Problem)
+				continue
+			}
+			g.add("Cluster "+other.Name+":", joinedText(&other))
 		}
 		if text := reachedText(c); text != "" {
 			g.add("Nodes reached:", text)
