@@ -65,7 +65,11 @@ func (p policyAPI) remembered(id string, endpoint uint16) (flow.Event, error) {
 		return e.Endpoint == endpoint || slices.Contains(addrs, e.Source.Addr()) || slices.Contains(addrs, e.Dest.Addr())
 	})
 	if !ok {
-		return event, fmt.Errorf("%w: policy dropped no packet of endpoint %d that is remembered", apiserver.ErrNotFound, endpoint)
+		hint := ""
+		if len(p.a.peers.all()) > 0 {
+			hint = "; what it sends to another node's workloads may be dropped there: ask on that node, for the receiver"
+		}
+		return event, fmt.Errorf("%w: policy dropped no packet of endpoint %d on this node that is remembered%s", apiserver.ErrNotFound, endpoint, hint)
 	}
 	return event, nil
 }
