@@ -150,6 +150,18 @@ func (e *Epochs) generation() (uint32, error) {
 	return c.Generation, err
 }
 
+// begin has the generation say, from before the first policy is written, that there may
+// be some: what a change leaves that fails, or whose agent is killed, is then found by the
+// next agent. The bank in force stays the same.
+func (e *Epochs) begin() error {
+	_, err := e.change(func(c *abi.Control) {
+		if c.Generation == 0 {
+			c.Generation = 2
+		}
+	})
+	return err
+}
+
 // flip puts the other bank in force for every packet that asks from now on.
 func (e *Epochs) flip() error {
 	_, err := e.change(func(c *abi.Control) { c.Generation++ })

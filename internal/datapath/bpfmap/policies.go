@@ -107,6 +107,9 @@ func (p *Policies) Apply(changes map[uint32]compile.Delta) error {
 	if err != nil || len(changes) == 0 {
 		return err
 	}
+	if err := p.epochs.begin(); err != nil {
+		return err
+	}
 	<-p.settled
 	err = p.prepare(1-force, changes)
 	if err == nil {

@@ -362,3 +362,31 @@ func TestMapsOfAnotherSizeAreReplacedWithoutAGap(t *testing.T) {
 		}
 	}
 }
+
+// TestWhatAFailedFirstChangeLeavesIsNoPolicy: the next agent may give the number to
+// others, who have no entry at all.
+func TestWhatAFailedFirstChangeLeavesIsNoPolicy(t *testing.T) {
+	entries := compile.Entries{{Identity: 300}: {1: 7}, {Identity: 301}: {1: 7}}
+	for after := range 12 {
+		k := newTable(t, testCapacity)
+		p, faults := k.open()
+		faults.left = after
+		err := p.Apply(map[uint32]compile.Delta{1: compile.Whole(maps.Clone(entries)), 3: compile.Whole(maps.Clone(entries))})
+		p.Close()
+		if err == nil {
+			continue // nothing failed any more
+		}
+		p, _ = k.open()
+		for _, changes := range []map[uint32]compile.Delta{{2: compile.Whole(maps.Clone(entries))}, {1: compile.Whole(compile.Entries{}), 3: compile.Whole(compile.Entries{})}} {
+			if err := p.Apply(changes); err != nil {
+				t.Fatal(err)
+			}
+		}
+		for _, id := range []uint32{1, 3} {
+			if got := k.inForce(t, id); len(got) > 0 {
+				t.Errorf("failed after %d calls: policy %d holds %v", after, id, got)
+			}
+		}
+		p.Close()
+	}
+}
