@@ -3,6 +3,10 @@
  * It is a short cut: what belongs to a known flow that passes goes straight into the
  * workload's namespace. Everything else, and whatever there is to decide, refuse or
  * answer, takes the way through the host's stack to to_workload.
+ *
+ * The device is the machine's own. So what is not taken is left to the next program,
+ * or filter, that somebody else has put there: TC_ACT_UNSPEC, where TC_ACT_OK would end
+ * the chain.
  */
 #include <stdbool.h>
 #include <stddef.h>
@@ -85,9 +89,9 @@ int from_network(struct __sk_buff *skb)
 	int action;
 
 	if (skb->protocol != bpf_htons(ETH_P_IP) && skb->protocol != bpf_htons(ETH_P_IPV6))
-		return TC_ACT_OK;
+		return TC_ACT_UNSPEC;
 	if (parse(skb, &p) || !is_plain(skb, &p) || !shorten(skb, &p, &way))
-		return TC_ACT_OK;
+		return TC_ACT_UNSPEC;
 	action = deliver(skb, &p, &way.target, 0, &verdict);
 	if (verdict)
 		return TC_ACT_SHOT;

@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"cilium.local/cilium/internal/datapath"
+	"cilium.local/cilium/internal/datapath/attach"
 	"cilium.local/cilium/internal/datapath/device"
 )
 
@@ -142,6 +143,11 @@ func leftovers(p place) ([]leftover, error) {
 		name := fmt.Sprintf("device %s of endpoint %d", d.Name, d.Endpoint)
 		list = append(list, leftover{name, func() error { return device.Delete(d.Name) }})
 	}
+	programs, err := programsLeft(p, devices)
+	if err != nil {
+		return nil, err
+	}
+	list = append(list, programs...)
 	if _, err := net.InterfaceByName(hostDevice); err == nil {
 		list = append(list, leftover{"device " + hostDevice, func() error { return device.RemoveHost(hostDevice) }})
 	}
@@ -159,6 +165,25 @@ func leftovers(p place) ([]leftover, error) {
 		for _, path := range present(dir, stateFiles) {
 			list = append(list, leftover{path, func() error { return removePath(path) }})
 		}
+	}
+	return list, nil
+}
+
+// programsLeft are those on devices that stay, such as the network's. Filters are kept
+// by the kernel, without a pin.
+func programsLeft(p place, workloads []device.Device) (list []leftover, err error) {
+	attacher := attach.New(p.bpf, true)
+	names, err := attacher.Devices()
+	if err != nil {
+		return nil, err
+	}
+	for _, name := range names {
+		dev, err := net.InterfaceByName(name)
+		isWorkload := slices.ContainsFunc(workloads, func(d device.Device) bool { return d.Name == name })
+		if err != nil || isWorkload || name == datapath.OverlayName {
+			continue
+		}
+		list = append(list, leftover{"programs on device " + name, func() error { return attacher.Detach(dev.Index, name) }})
 	}
 	return list, nil
 }

@@ -4,21 +4,24 @@ package cluster_test
 
 import (
 	"errors"
+	"fmt"
 	"io/fs"
+	"net"
 	"os"
 	"strings"
 	"testing"
 	"time"
 
+	"cilium.local/cilium/internal/datapath/attach"
 	"cilium.local/cilium/test/lab"
 )
 
 // TestCleanupLeavesNothing compares a node before its agent came with the node after
 // `cilium cleanup`.
 func TestCleanupLeavesNothing(t *testing.T) {
-	for _, routing := range []string{"vxlan", "native"} {
-		t.Run(routing, func(t *testing.T) {
-			c := &cluster{Cluster: lab.NewCluster(t, lab.ClusterOptions{Nodes: 2, Flags: []string{"--routing=" + routing}}), t: t, apps: map[string][]*lab.Workload{}}
+	for _, flags := range []string{"--routing=vxlan", "--routing=native", "--routing=native --legacy-hooks"} {
+		t.Run(flags, func(t *testing.T) {
+			c := &cluster{Cluster: lab.NewCluster(t, lab.ClusterOptions{Nodes: 2, Flags: strings.Fields(flags)}), t: t, apps: map[string][]*lab.Workload{}}
 			n := c.Nodes[0]
 			before := c.kernelState(n)
 			if err := c.StartAgents(within(t, time.Minute)); err != nil {
@@ -55,7 +58,7 @@ func TestCleanupLeavesNothing(t *testing.T) {
 	}
 }
 
-// kernelState is what a node's namespace has of devices, routes and filters.
+// kernelState is what a node's namespace has of devices, routes and programs.
 func (c *cluster) kernelState(n *lab.Node) string {
 	c.t.Helper()
 	var all strings.Builder
@@ -67,6 +70,20 @@ func (c *cluster) kernelState(n *lab.Node) string {
 			c.t.Fatalf("ip %v: %v\n%s", args, err, out)
 		}
 		all.Write(out)
+	}
+	err := n.Do(func() error {
+		devices, err := net.Interfaces()
+		for _, dev := range devices {
+			programs, listErr := attach.Programs(dev.Index)
+			err = errors.Join(err, listErr)
+			for _, p := range programs {
+				fmt.Fprintln(&all, dev.Name, p.Form, p.Direction, p.Program)
+			}
+		}
+		return err
+	})
+	if err != nil {
+		c.t.Fatal(err)
 	}
 	return all.String()
 }

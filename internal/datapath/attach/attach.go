@@ -5,8 +5,8 @@
 //
 // There are two forms. From Linux 6.6 programs are held by tcx links, which are
 // pinned, so that they stay when the agent ends and the next one updates them.
-// Before, they are clsact filters with a fixed priority and handle, which the
-// kernel keeps by itself. A filter is there in half a millisecond, a link after a
+// Before, they are clsact filters with a name of ours, which the kernel keeps by
+// itself, at a priority that nobody else uses. A filter is there in half a millisecond, a link after a
 // grace period. In both forms a program is replaced in place: at no
 // time does a packet pass without one. Changing the form puts the new one in
 // place before the old one goes; while both are there, tcx decides.

@@ -123,7 +123,10 @@ type counter struct {
 	count *ebpf.Map
 }
 
-func newCounter(t *testing.T) counter {
+func newCounter(t *testing.T) counter { return newReturning(t, 0) }
+
+// newReturning ends with another action.
+func newReturning(t *testing.T, action int32) counter {
 	t.Helper()
 	m, err := ebpf.NewMap(&ebpf.MapSpec{Name: "packets", Type: ebpf.Array, KeySize: 4, ValueSize: 8, MaxEntries: 1})
 	if err != nil {
@@ -141,7 +144,7 @@ func newCounter(t *testing.T) counter {
 			asm.JEq.Imm(asm.R0, 0, "out"),
 			asm.Mov.Imm(asm.R1, 1),
 			asm.StoreXAdd(asm.R0, asm.R1, asm.DWord),
-			asm.Mov.Imm(asm.R0, 0).WithSymbol("out"),
+			asm.Mov.Imm(asm.R0, action).WithSymbol("out"),
 			asm.Return(),
 		},
 	})
@@ -406,32 +409,40 @@ func TestFailureLeavesNothingOnAFreshDevice(t *testing.T) {
 	})
 }
 
+// TestForeignFiltersStay has one in the place where ours would be first.
 func TestForeignFiltersStay(t *testing.T) {
-	dir, index := bpffs(t), enter(t)
-	c, other := newCounter(t), newCounter(t)
-	qdisc := &netlink.GenericQdisc{
-		QdiscAttrs: netlink.QdiscAttrs{LinkIndex: index, Handle: netlink.MakeHandle(0xffff, 0), Parent: netlink.HANDLE_CLSACT},
-		QdiscType:  "clsact",
-	}
-	if err := netlink.QdiscAdd(qdisc); err != nil {
-		t.Fatal(err)
-	}
-	foreign := &netlink.BpfFilter{
-		FilterAttrs: netlink.FilterAttrs{LinkIndex: index, Parent: netlink.HANDLE_MIN_INGRESS, Handle: 7, Priority: 9, Protocol: unix.ETH_P_ALL},
-		Fd:          other.prog.FD(), Name: "somebody", DirectAction: true,
-	}
-	if err := netlink.FilterAdd(foreign); err != nil {
-		t.Fatal(err)
-	}
-	needTCX(t)
-	a := attach.New(dir, false)
-	if err := a.Attach(index, "vb", c.prog, c.prog); err != nil {
-		t.Fatal(err)
-	}
-	if err := a.Detach(index, "vb"); err != nil {
-		t.Fatal(err)
-	}
-	expectOnly(t, index, other.on(attach.Clsact, attach.Ingress))
+	forms(t, func(t *testing.T, legacy bool) {
+		dir, index := bpffs(t), enter(t)
+		c, other := newCounter(t), newReturning(t, -1)
+		qdisc := &netlink.GenericQdisc{
+			QdiscAttrs: netlink.QdiscAttrs{LinkIndex: index, Handle: netlink.MakeHandle(0xffff, 0), Parent: netlink.HANDLE_CLSACT},
+			QdiscType:  "clsact",
+		}
+		if err := netlink.QdiscAdd(qdisc); err != nil {
+			t.Fatal(err)
+		}
+		foreign := &netlink.BpfFilter{
+			FilterAttrs: netlink.FilterAttrs{LinkIndex: index, Parent: netlink.HANDLE_MIN_INGRESS, Handle: 1, Priority: 1, Protocol: unix.ETH_P_ALL},
+			Fd:          other.prog.FD(), Name: "somebody", DirectAction: true,
+		}
+		if err := netlink.FilterAdd(foreign); err != nil {
+			t.Fatal(err)
+		}
+		a := attach.New(dir, legacy)
+		for range 2 { // the second time ours is there
+			if err := a.Attach(index, "vb", c.prog, c.prog); err != nil {
+				t.Fatal(err)
+			}
+		}
+		send(t, "va", 3)
+		if c.packets(t) != 3 || legacy && other.packets(t) != 3 {
+			t.Errorf("ours saw %d, the other %d of 3", c.packets(t), other.packets(t))
+		}
+		if err := a.Detach(index, "vb"); err != nil {
+			t.Fatal(err)
+		}
+		expectOnly(t, index, other.on(attach.Clsact, attach.Ingress))
+	})
 }
 
 func TestEnsureBPFFSMountsOnceAndExplainsSysfs(t *testing.T) {

@@ -11,12 +11,13 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Our filter has always the same priority and handle, so that adding it again
-// replaces the former one.
+// Our filter is known by its name. It gets the handle 1 of the first priority that
+// nobody else uses, and stays there: the program in it is replaced.
 const (
-	filterPriority = 1
 	filterHandle   = 1
 	filterPrefix   = "cilium_"
+	lastPriority   = 1<<16 - 1
+	placementTries = 5 // others may take the same priority at the same time
 )
 
 func (d Direction) parent() uint32 {
@@ -35,31 +36,64 @@ func replaceFilter(ifindex int, d Direction, prog *ebpf.Program) (fresh bool, er
 	if err := netlink.QdiscAdd(qdisc); err != nil && !errors.Is(err, unix.EEXIST) {
 		return false, fmt.Errorf("add the clsact qdisc: %w (is CONFIG_NET_SCH_INGRESS on?)", err)
 	}
-	present, err := listFilters(ifindex, d)
-	if err != nil {
-		return false, err
+	for range placementTries {
+		present, err := listAll(ifindex, d)
+		if err != nil {
+			return false, err
+		}
+		if f := ours(bpfFilters(present)); f != nil {
+			return false, putFilter(netlink.FilterReplace, f, prog)
+		}
+		f, err := newFilter(ifindex, d, present)
+		if err != nil {
+			return false, err
+		}
+		if err = putFilter(netlink.FilterAdd, f, prog); !errors.Is(err, unix.EEXIST) {
+			return true, err
+		}
 	}
-	filter := ourFilter(ifindex, d)
-	filter.Fd, filter.DirectAction = prog.FD(), true
-	if err := netlink.FilterReplace(filter); err != nil {
-		return false, fmt.Errorf("replace the filter: %w (is CONFIG_NET_CLS_BPF on?)", err)
-	}
-	return ours(present) == nil, nil
+	return false, errors.New("add the filter: others take each priority that was free")
 }
 
-func ourFilter(ifindex int, d Direction) *netlink.BpfFilter {
-	return &netlink.BpfFilter{
-		FilterAttrs: netlink.FilterAttrs{
-			LinkIndex: ifindex, Parent: d.parent(), Handle: filterHandle,
-			Priority: filterPriority, Protocol: unix.ETH_P_ALL,
-		},
-		Name: filterPrefix + string(d),
+func putFilter(put func(netlink.Filter) error, f *netlink.BpfFilter, prog *ebpf.Program) error {
+	f.Fd, f.DirectAction = prog.FD(), true
+	if err := put(f); err != nil {
+		return fmt.Errorf("put the filter at priority %d: %w (is CONFIG_NET_CLS_BPF on?)", f.Priority, err)
 	}
+	return nil
+}
+
+// newFilter is our filter at a priority that none of those present has, of whatever
+// kind they are.
+func newFilter(ifindex int, d Direction, present []netlink.Filter) (*netlink.BpfFilter, error) {
+	taken := map[uint16]bool{}
+	for _, f := range present {
+		taken[f.Attrs().Priority] = true
+	}
+	for priority := uint16(1); priority < lastPriority; priority++ {
+		if taken[priority] {
+			continue
+		}
+		return &netlink.BpfFilter{
+			FilterAttrs: netlink.FilterAttrs{
+				LinkIndex: ifindex, Parent: d.parent(), Handle: filterHandle,
+				Priority: priority, Protocol: unix.ETH_P_ALL,
+			},
+			Name: filterPrefix + string(d),
+		}, nil
+	}
+	return nil, errors.New("no priority is free for a filter: remove some of the device's filters")
 }
 
 // listFilters returns the BPF filters of one direction. A device without the
 // qdisc, or a device that is gone, has none.
 func listFilters(ifindex int, d Direction) ([]*netlink.BpfFilter, error) {
+	all, err := listAll(ifindex, d)
+	return bpfFilters(all), err
+}
+
+// listAll likewise returns filters of every kind.
+func listAll(ifindex int, d Direction) ([]netlink.Filter, error) {
 	device := &netlink.GenericLink{LinkAttrs: netlink.LinkAttrs{Index: ifindex}}
 	all, err := netlink.FilterList(device, d.parent())
 	if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENODEV) || errors.Is(err, unix.ENOENT) {
@@ -68,20 +102,22 @@ func listFilters(ifindex int, d Direction) ([]*netlink.BpfFilter, error) {
 	if err != nil {
 		return nil, fmt.Errorf("list the %s filters of device %d: %w", d, ifindex, err)
 	}
-	var found []*netlink.BpfFilter
+	return all, nil
+}
+
+func bpfFilters(all []netlink.Filter) (found []*netlink.BpfFilter) {
 	for _, f := range all {
 		if bpf, ok := f.(*netlink.BpfFilter); ok {
 			found = append(found, bpf)
 		}
 	}
-	return found, nil
+	return found
 }
 
 // ours returns our filter among those of one direction, or nil.
 func ours(filters []*netlink.BpfFilter) *netlink.BpfFilter {
 	for _, f := range filters {
-		named := f.Name == filterPrefix+string(Ingress) || f.Name == filterPrefix+string(Egress)
-		if f.Priority == filterPriority && f.Handle == filterHandle && named {
+		if f.Name == filterPrefix+string(Ingress) || f.Name == filterPrefix+string(Egress) {
 			return f
 		}
 	}
@@ -95,10 +131,14 @@ func removeFilter(ifindex int, ifname string, d Direction) error {
 		return err
 	}
 	filters, err := listFilters(ifindex, d)
-	if err != nil || ours(filters) == nil {
+	if err != nil {
 		return err
 	}
-	if err := netlink.FilterDel(ourFilter(ifindex, d)); err != nil && !gone(err) {
+	present := ours(filters)
+	if present == nil {
+		return nil
+	}
+	if err := netlink.FilterDel(present); err != nil && !gone(err) {
 		return fmt.Errorf("remove the %s filter: %w", d, err)
 	}
 	return nil
