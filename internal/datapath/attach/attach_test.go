@@ -288,7 +288,7 @@ func TestNextAgentReplacesProgramsInPlaceWithoutAGap(t *testing.T) {
 
 		// Frames flow while programs are replaced over and over: each one is
 		// counted by exactly one program.
-		const frames, rounds = 4000, 50
+		const frames = 4000
 		ns, err := netns.Get()
 		if err != nil {
 			t.Fatal(err)
@@ -306,7 +306,7 @@ func TestNextAgentReplacesProgramsInPlaceWithoutAGap(t *testing.T) {
 				send(t, "va", frames/40)
 			}
 		}()
-		for i := range rounds {
+		for i, sending := 0, true; sending; i++ {
 			prog := former.prog
 			if i%2 == 0 {
 				prog = latter.prog
@@ -314,9 +314,12 @@ func TestNextAgentReplacesProgramsInPlaceWithoutAGap(t *testing.T) {
 			if err := next.Attach(index, "vb", prog, out.prog); err != nil {
 				t.Fatal(err)
 			}
-			time.Sleep(10 * time.Millisecond)
+			select {
+			case <-done:
+				sending = false
+			case <-time.After(10 * time.Millisecond):
+			}
 		}
-		<-done
 		if got := former.packets(t) + latter.packets(t); got != frames {
 			t.Errorf("%d of %d frames were seen", got, frames)
 		}
