@@ -42,7 +42,7 @@ static __always_inline bool passes(const struct control *c, const struct flow *f
 
 	if (mine->ifindex || !mine->to_ifindex || is_tunnel(f->node) || f->verdict)
 		return false;
-	if (party == DESTINATION && (p->tcp_flags & (TCP_SYN | TCP_ACK)) == TCP_SYN)
+	if (opens_anew(f, p, party))
 		return false;
 	return stamp_holds(c, f);
 }

@@ -51,12 +51,6 @@ static __noinline bool tcp_changes(struct flow *f, const struct packet *p, __u32
 		f->state = FLOW_CLOSING;
 		return !was_closing;
 	}
-	if (p->tcp_flags & TCP_SYN && was_closing) {
-		f->state = FLOW_OPENING;
-		mine->tcp_flags = 0;
-		other->tcp_flags = 0;
-		was_closing = false;
-	}
 	note_numbers(mine, p);
 	mine->tcp_flags |= p->tcp_flags;
 	if (mine->tcp_flags & other->tcp_flags & TCP_FIN)

@@ -300,9 +300,7 @@ __noinline verdict_t admit(struct __sk_buff *skb, const struct packet *p, struct
 	if (!f)
 		return admit_new(skb, p, &packet, way);
 	party = flow_party(f, way->sender);
-	/* The answering end may open a connection of its own on the same ports. */
-	if (!ends_match(f, &f->side[party], skb->ifindex, p, way) ||
-	    (party == DESTINATION && (p->tcp_flags & (TCP_SYN | TCP_ACK)) == TCP_SYN))
+	if (!ends_match(f, &f->side[party], skb->ifindex, p, way) || opens_anew(f, p, party))
 		return admit_new(skb, p, &packet, way);
 	verdict = admit_known(skb, p, c, f, ref, party, now, way);
 	/* The row was given to another flow under our hands: this one is new again. */

@@ -107,6 +107,15 @@ static __always_inline void flow_set_answer(struct flow *f, const struct answer 
 	f->stamp = a->stamp;
 }
 
+/* Whether a packet opens another connection on the ports of the one that is tracked:
+ * the answering end may at any time, either end once the former has come to its end.
+ */
+static __always_inline bool opens_anew(const struct flow *f, const struct packet *p, __u32 party)
+{
+	return (p->tcp_flags & (TCP_SYN | TCP_ACK)) == TCP_SYN &&
+	       (party == DESTINATION || f->state == FLOW_CLOSING);
+}
+
 /* What a decision made again says that the one before did not. */
 #define NEWS_VERDICT 1
 #define NEWS_AUDIT 2
