@@ -120,7 +120,7 @@ type PolicySimulation struct {
 	Changed      uint64             `json:"changed"`                 // of these, with another verdict
 	Unknown      uint64             `json:"unknown,omitempty"`       // left out: who took part was not known
 	Untold       uint64             `json:"untold,omitempty"`        // of changed, too many to list
-	NotRecorded  uint64             `json:"not-recorded,omitempty"`  // decisions that the record lacks, since the agent's start
+	NotRecorded  uint64             `json:"not-recorded,omitempty"`  // events that the record lacks: it has holes
 	DamagedBytes int64              `json:"damaged-bytes,omitempty"` // of the record, left out
 	Changes      []PolicyFlowChange `json:"changes"`                 // the most frequent first
 }

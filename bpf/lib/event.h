@@ -54,6 +54,16 @@ static __noinline int capture(struct __sk_buff *skb, struct event *e)
 	return 0;
 }
 
+/* Whoever sends what is denied fills the buffer as fast as packets go: what tells of it
+ * has three quarters, so that other flows' decisions find room.
+ */
+static __always_inline bool has_room(const struct report *r)
+{
+	__u64 size = bpf_ringbuf_query(&events, BPF_RB_RING_SIZE);
+
+	return !r->verdict || bpf_ringbuf_query(&events, BPF_RB_AVAIL_DATA) < size / 4 * 3;
+}
+
 /* The reader looks every few milliseconds by itself: waking it for each event of
  * each connection would cost more than the connection. It is woken for a drop, and
  * when a quarter of the buffer is full.
@@ -97,16 +107,17 @@ static __always_inline void note_tunnel(struct __sk_buff *skb, struct event *e)
 		tunnel_sender(skb, (struct bpf_tunnel_key *)e->capture, &e->tunnel);
 }
 
+/* Less than 0: there was no room. */
 __noinline int emit(struct __sk_buff *skb, const struct packet *p, const struct report *r)
 {
 	struct event *e;
 
 	if (!p || !r)
 		return 0;
-	e = bpf_ringbuf_reserve(&events, sizeof(*e), 0);
+	e = has_room(r) ? bpf_ringbuf_reserve(&events, sizeof(*e), 0) : NULL;
 	if (!e) {
 		count_lost_event();
-		return 0;
+		return -1;
 	}
 	e->time = bpf_ktime_get_boot_ns();
 	e->src = p->src;

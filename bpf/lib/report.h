@@ -16,14 +16,15 @@ static __always_inline void trace_point(struct passage *way)
 		way->report.point = TRACE_TO_STACK;
 }
 
-static __always_inline void report_verdict(struct __sk_buff *skb, const struct packet *p,
-					   struct passage *way, verdict_t verdict)
+/* Less than 0: there was no room for it. */
+static __always_inline int report_verdict(struct __sk_buff *skb, const struct packet *p,
+					  struct passage *way, verdict_t verdict)
 {
 	if (!way->decided || hide_flows)
-		return;
+		return 0;
 	way->report.type = EVENT_VERDICT;
 	way->report.verdict = verdict;
-	emit(skb, p, &way->report);
+	return emit(skb, p, &way->report);
 }
 
 /* What a flow does after it was decided is reported while somebody watches: most of

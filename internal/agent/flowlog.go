@@ -56,6 +56,10 @@ func (a *Agent) flowLogStatus() *api.Status {
 		status.State = api.SeverityWarning
 		status.Msg += fmt.Sprintf(", %d of them not recorded", s.Lost)
 	}
+	if lost := a.kernelLost(); lost > 0 {
+		status.State = api.SeverityWarning
+		status.Msg += fmt.Sprintf(", %d events came too fast to be read", lost)
+	}
 	if s.Failure != nil {
 		status.State = api.SeverityWarning
 		status.Msg += fmt.Sprintf(": %v", s.Failure)

@@ -132,12 +132,16 @@ func (a *Agent) flowEvents() map[string]uint64 {
 }
 
 // eventsLost counts events that found the kernel's buffer or a watcher full.
-func (a *Agent) eventsLost() uint64 {
+func (a *Agent) eventsLost() uint64 { return a.kernelLost() + a.hub.Lost() }
+
+// kernelLost counts events that found the kernel's buffer full, so that nobody has
+// heard of them.
+func (a *Agent) kernelLost() uint64 {
 	lost, err := a.dp.LostEvents()
 	if err != nil {
 		a.log.Warn("lost events are not counted", "error", err)
 	}
-	return lost + a.hub.Lost()
+	return lost
 }
 
 func (a *Agent) endpointStates() map[string]int {

@@ -32,7 +32,7 @@ func (p policyAPI) Simulate(documents []apiserver.Document, replace bool, since 
 	answer := &api.PolicySimulation{
 		Since: begin, First: found.First, Last: found.Last, Rules: len(next.Rules()),
 		Flows: found.Flows, Changed: found.Changed, Unknown: found.Unknown, Untold: found.Untold,
-		NotRecorded: p.a.flows.Stats().Lost, DamagedBytes: damaged, Changes: []api.PolicyFlowChange{},
+		NotRecorded: p.a.flows.Stats().Lost + p.a.kernelLost(), DamagedBytes: damaged, Changes: []api.PolicyFlowChange{},
 	}
 	for i := range found.Changes {
 		answer.Changes = append(answer.Changes, flowChange(&found.Changes[i]))

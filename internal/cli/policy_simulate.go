@@ -64,7 +64,7 @@ func writeSimulation(w io.Writer, s *api.PolicySimulation) {
 		text string
 	}{
 		{s.Unknown, "%d flows were left out: who took part was not known when they were recorded.\n"},
-		{s.NotRecorded, "%d decisions were never recorded: they came too fast.\n"},
+		{s.NotRecorded, "The record has holes: %d events came too fast to be recorded, denials before others.\n"},
 		{uint64(s.DamagedBytes), "%d bytes of the record are damaged and were left out.\n"},
 		{s.Untold, "%d flows that would fare otherwise are not listed: they are of too many kinds.\n"},
 	} {

@@ -272,3 +272,37 @@ func TestAnAuditedFlowIsReportedWhenItIsNews(t *testing.T) {
 		t.Errorf("without audited rules: %+v", e)
 	}
 }
+
+// TestADeniedFloodLeavesRoomAndIsLostOnce has nobody read while more is denied than the
+// buffer holds, and then lets another flow open.
+func TestADeniedFloodLeavesRoomAndIsLostOnce(t *testing.T) {
+	eachFamily(t, func(t *testing.T, f family) {
+		const flood = 400
+		n := pair(t, f)
+		n.policy(app2Policy, nil)
+		for i := range flood {
+			n.send(frame{src: f.app1, dst: f.app2}.tcp(t, 4000+i, 80, "S"))
+		}
+		n.send(frame{src: f.app1, dst: f.host}.tcp(t, 4000, 80, "S"))
+		reader, err := event.Open(n.loaded.Maps.Events)
+		must(t, err)
+		defer reader.Close()
+		drops, opened := 0, 0
+		must(t, reader.Pending(func(e flow.Event) {
+			switch {
+			case e.Type == flow.TypeDrop:
+				drops++
+			case e.Type == flow.TypeVerdict && e.Verdict == flow.Allowed:
+				opened++
+			}
+		}))
+		if opened != 1 {
+			t.Errorf("%d decisions about the flow that was opened in the flood, want 1", opened)
+		}
+		lost, err := n.LostEvents()
+		must(t, err)
+		if drops == 0 || drops == flood || lost != uint64(flood-drops) {
+			t.Errorf("of %d denials %d are told and %d are lost", flood, drops, lost)
+		}
+	})
+}
