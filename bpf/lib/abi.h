@@ -288,6 +288,7 @@ enum event_type {
 	EVENT_DROP = 1,
 	EVENT_TRACE = 4,
 	EVENT_VERDICT = 5,
+	EVENT_DENIAL = 6, /* a verdict and the drop that follows from it, in one */
 };
 
 enum trace_point {

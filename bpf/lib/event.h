@@ -70,7 +70,7 @@ static __always_inline bool has_room(const struct report *r)
  */
 static __always_inline __u64 wakeup(__u8 type)
 {
-	if (type == EVENT_DROP)
+	if (type == EVENT_DROP || type == EVENT_DENIAL)
 		return 0;
 	if (bpf_ringbuf_query(&events, BPF_RB_AVAIL_DATA) >
 	    bpf_ringbuf_query(&events, BPF_RB_RING_SIZE) / 4)
@@ -107,7 +107,6 @@ static __always_inline void note_tunnel(struct __sk_buff *skb, struct event *e)
 		tunnel_sender(skb, (struct bpf_tunnel_key *)e->capture, &e->tunnel);
 }
 
-/* Less than 0: there was no room. */
 __noinline int emit(struct __sk_buff *skb, const struct packet *p, const struct report *r)
 {
 	struct event *e;
@@ -117,7 +116,7 @@ __noinline int emit(struct __sk_buff *skb, const struct packet *p, const struct 
 	e = has_room(r) ? bpf_ringbuf_reserve(&events, sizeof(*e), 0) : NULL;
 	if (!e) {
 		count_lost_event();
-		return -1;
+		return 0;
 	}
 	e->time = bpf_ktime_get_boot_ns();
 	e->src = p->src;

@@ -12,10 +12,7 @@ static __always_inline void drop(struct __sk_buff *skb, const struct packet *p, 
 				 verdict_t verdict)
 {
 	count(skb, way->report.direction, verdict_reason(verdict));
-	/* A denial that found no room is lost once, not for each of its two events. */
-	if (report_verdict(skb, p, way, verdict) < 0)
-		return;
-	way->report.type = EVENT_DROP;
+	way->report.type = way->decided && !hide_flows ? EVENT_DENIAL : EVENT_DROP;
 	way->report.verdict = verdict;
 	emit(skb, p, &way->report);
 }

@@ -16,15 +16,15 @@ static __always_inline void trace_point(struct passage *way)
 		way->report.point = TRACE_TO_STACK;
 }
 
-/* Less than 0: there was no room for it. */
-static __always_inline int report_verdict(struct __sk_buff *skb, const struct packet *p,
-					  struct passage *way, verdict_t verdict)
+/* What is denied is reported with its drop. */
+static __always_inline void report_verdict(struct __sk_buff *skb, const struct packet *p,
+					   struct passage *way)
 {
 	if (!way->decided || hide_flows)
-		return 0;
+		return;
 	way->report.type = EVENT_VERDICT;
-	way->report.verdict = verdict;
-	return emit(skb, p, &way->report);
+	way->report.verdict = PASS;
+	emit(skb, p, &way->report);
 }
 
 /* What a flow does after it was decided is reported while somebody watches: most of
@@ -48,7 +48,7 @@ static __always_inline void forwarded(struct __sk_buff *skb, const struct packet
 				      struct passage *way, __u8 direction)
 {
 	count(skb, direction, 0);
-	report_verdict(skb, p, way, PASS);
+	report_verdict(skb, p, way);
 	if (!wants_trace(way))
 		return;
 	trace_point(way);

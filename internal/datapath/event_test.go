@@ -9,7 +9,9 @@ import (
 	"slices"
 	"testing"
 	"time"
+	"unsafe"
 
+	"cilium.local/cilium/internal/datapath/abi"
 	"cilium.local/cilium/internal/datapath/bpfmap"
 	"cilium.local/cilium/internal/datapath/event"
 	"cilium.local/cilium/internal/datapath/prog"
@@ -298,6 +300,9 @@ func TestADeniedFloodLeavesRoomAndIsLostOnce(t *testing.T) {
 		}))
 		if opened != 1 {
 			t.Errorf("%d decisions about the flow that was opened in the flood, want 1", opened)
+		}
+		if told := drops * int(unsafe.Sizeof(abi.Event{})); told < 1<<16/2 {
+			t.Errorf("the %d denials in the buffer make %d bytes: each takes more than one place", drops, told)
 		}
 		lost, err := n.LostEvents()
 		must(t, err)

@@ -308,6 +308,7 @@ const (
 	EventDrop    = 1
 	EventTrace   = 4
 	EventVerdict = 5
+	EventDenial  = 6
 )
 
 // Values of enum trace_point in bpf/lib/abi.h.

@@ -39,7 +39,7 @@ func Read(ctx context.Context, events *ebpf.Map, handle func(flow.Event)) error 
 		e, err := reader.next()
 		switch {
 		case err == nil:
-			handle(e)
+			tell(e, handle)
 			idle = false
 		case errors.Is(err, os.ErrDeadlineExceeded):
 			if wait = minWait; idle {
@@ -97,9 +97,20 @@ func (r *Reader) Pending(handle func(flow.Event)) error {
 		if err != nil {
 			return err
 		}
-		handle(e)
+		tell(e, handle)
 	}
 	return nil
+}
+
+// tell makes two events of a denial, which takes one in the buffer: the verdict, and
+// the drop that follows from it.
+func tell(e flow.Event, handle func(flow.Event)) {
+	if e.Type == abi.EventDenial {
+		e.Type = flow.TypeVerdict
+		handle(e)
+		e.Type = flow.TypeDrop
+	}
+	handle(e)
 }
 
 func (r *Reader) next() (flow.Event, error) {
