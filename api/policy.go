@@ -16,7 +16,9 @@ type Policy struct {
 	// Duplicates names imported rules that were there already, Warnings what
 	// may not be meant.
 	Duplicates []string `json:"duplicates,omitempty"`
-	Warnings   []string `json:"warnings,omitempty"`
+	// Replaced names the rules that went, because imported ones have their labels.
+	Replaced []string `json:"replaced,omitempty"`
+	Warnings []string `json:"warnings,omitempty"`
 	// Realized is the revision that the kernel enforces.
 	Realized uint64 `json:"realized,omitempty"`
 }

@@ -43,11 +43,13 @@ type Counters interface {
 	Reset(slots ...uint32) error
 }
 
-// rulesDocument is the file form of the rules. Version 1 has no Kept.
+// rulesDocument is the file form of the rules. Version 1 has no Kept, and what
+// older agents wrote no Revision.
 type rulesDocument struct {
-	Version int             `json:"version"`
-	Kept    []policy.Kept   `json:"kept"`
-	Rules   json.RawMessage `json:"rules"`
+	Version  int             `json:"version"`
+	Revision uint64          `json:"revision,omitempty"`
+	Kept     []policy.Kept   `json:"kept"`
+	Rules    json.RawMessage `json:"rules"`
 }
 
 const rulesVersion = 2
@@ -77,11 +79,11 @@ func openRules(path string, counters Counters) (*ruleBook, error) {
 		err = errors.Join(err, r.Unsupported())
 	}
 	switch {
-	case err != nil || len(rules) == 0:
-	case doc.Version == 1:
+	case err != nil:
+	case doc.Version > 1:
+		err = b.repo.Restore(rules, doc.Kept, doc.Revision)
+	case len(rules) > 0:
 		_, _, err = b.repo.Add(rules, false)
-	default:
-		err = b.repo.Restore(rules, doc.Kept)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("read the policy of the previous run: %w; the agent does not start without it, as "+
@@ -111,7 +113,7 @@ func (b *ruleBook) commit(next *policy.Repository) error {
 		return err
 	}
 	err := b.enforcer.Try(next.Rules(), next.Revision(), func() error {
-		if err := b.save(next.Rules()); err != nil {
+		if err := b.save(next); err != nil {
 			return err
 		}
 		b.mu.Lock()
@@ -146,11 +148,12 @@ func keptOf(rules []*policy.Rule) []policy.Kept {
 	return kept
 }
 
-func (b *ruleBook) save(rules []*policy.Rule) error {
+func (b *ruleBook) save(repo *policy.Repository) error {
+	rules := repo.Rules()
 	text, err := policy.MarshalRules(rules)
 	var data []byte
 	if err == nil {
-		data, err = json.Marshal(rulesDocument{Version: rulesVersion, Kept: keptOf(rules), Rules: text})
+		data, err = json.Marshal(rulesDocument{Version: rulesVersion, Revision: repo.Revision(), Kept: keptOf(rules), Rules: text})
 	}
 	if err == nil {
 		err = endpoint.WriteFile(b.path, data, true)
@@ -202,12 +205,27 @@ func (b *ruleBook) prospect(documents []apiserver.Document, replace bool) (*poli
 	if len(rules) == 0 {
 		return next, apiserver.Import{}, nil
 	}
+	var gone []string
+	if replace {
+		gone = places(next.Replaced(rules))
+	}
 	_, duplicates, err := next.Add(rules, replace)
 	if err != nil {
 		return nil, apiserver.Import{}, fmt.Errorf("%w: %w", apiserver.ErrInvalid, err)
 	}
 	all := next.Rules()
-	return next, apiserver.Import{Duplicates: duplicates, Warnings: b.warn(all[len(all)-len(rules):])}, nil
+	return next, apiserver.Import{Duplicates: duplicates, Replaced: gone, Warnings: b.warn(all[len(all)-len(rules):])}, nil
+}
+
+// places names rules with where they were written, if that is known.
+func places(rules []*policy.Rule) []string {
+	names := make([]string, len(rules))
+	for i, r := range rules {
+		if names[i] = r.Name(); r.Origin.String() != "" {
+			names[i] += " from " + r.Origin.String()
+		}
+	}
+	return names
 }
 
 // parseAll reads every document and refuses what is not enforced yet, so that

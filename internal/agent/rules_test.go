@@ -227,3 +227,46 @@ func TestAPolicyFileOfTheFirstVersionIsRead(t *testing.T) {
 		t.Errorf("cookies %v", got)
 	}
 }
+
+// TestTheRevisionGoesOnAfterARestart: also when the last change left no rule, and no
+// number is given out twice.
+func TestTheRevisionGoesOnAfterARestart(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "policy.json")
+	b, _ := openBook(t, path)
+	for range 3 {
+		if _, err := b.Import(t.Context(), document(closeApp1), true); err != nil {
+			t.Fatal(err)
+		}
+	}
+	b, _ = openBook(t, path)
+	if revision, _ := b.Revision(); revision != 4 {
+		t.Errorf("revision %d after a restart, want 4", revision)
+	}
+	if _, err := b.DeleteAll(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	b, _ = openBook(t, path)
+	done, err := b.Import(t.Context(), document(closeApp1), false)
+	if err != nil || done.Revision != 6 {
+		t.Errorf("import after a restart without rules: revision %d, %v, want 6", done.Revision, err)
+	}
+}
+
+func TestAReplacementNamesWhatGoes(t *testing.T) {
+	b, _ := openBook(t, filepath.Join(t.TempDir(), "policy.json"))
+	if _, err := b.Import(t.Context(), document(closeApp1), false); err != nil {
+		t.Fatal(err)
+	}
+	want := []string{"unspec:name=close from p.json:1 (rule 1)"}
+	for _, do := range []func() (apiserver.Import, error){
+		func() (apiserver.Import, error) {
+			_, done, err := b.prospect(document(closeApp1), true) // what a dry run answers
+			return done, err
+		},
+		func() (apiserver.Import, error) { return b.Import(t.Context(), document(closeApp1), true) },
+	} {
+		if done, err := do(); err != nil || !slices.Equal(done.Replaced, want) {
+			t.Errorf("replaced %q, %v, want %q", done.Replaced, err, want)
+		}
+	}
+}

@@ -118,6 +118,7 @@ type RuleSet struct {
 type Import struct {
 	RuleSet
 	Duplicates []string // rules that were there already
+	Replaced   []string // rules that went, for those with the same labels
 	Warnings   []string // what is accepted, but may not be meant
 }
 

@@ -34,7 +34,7 @@ func (s *Server) getEndpoints(r *http.Request) (int, any, error) {
 	}
 	list := []*api.Endpoint{}
 	for _, e := range s.agent.Endpoints.List() {
-		if carries(append(slices.Clone(e.IdentityLabels), e.Labels...), wanted) {
+		if label.Pairs(append(slices.Clone(e.IdentityLabels), e.Labels...)...).Carries(wanted) {
 			list = append(list, s.endpointModel(&e))
 		}
 	}

@@ -36,7 +36,7 @@ func (s *Server) getIdentities(r *http.Request) (int, any, error) {
 	}
 	models := []api.Identity{}
 	for _, id := range s.sortedIdentities() {
-		if carries(id.Labels, wanted) {
+		if id.Labels.Carries(wanted) {
 			models = append(models, *identityModel(id))
 		}
 	}

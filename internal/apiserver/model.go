@@ -168,22 +168,12 @@ func addrText(a netip.Addr) string {
 	return a.String()
 }
 
-// queryLabels reads the label parameters of a query, of which there may be many.
+// queryLabels reads the label parameters of a query, of which there may be many, also
+// several with one key.
 func queryLabels(r *http.Request) (label.Set, error) {
-	return parseLabels("labels", r.URL.Query()["labels"])
-}
-
-// carries reports whether the labels have all the wanted ones. A wanted label
-// without source matches every source; one without a value is about the key and
-// an empty value, as a rule's label is.
-func carries(labels []label.Label, wanted label.Set) bool {
-	for _, w := range wanted {
-		found := slices.ContainsFunc(labels, func(l label.Label) bool {
-			return l.KeyMatches(w.Source, w.Key) && l.Value == w.Value
-		})
-		if !found {
-			return false
-		}
+	wanted, err := label.ParsePairs(r.URL.Query()["labels"])
+	if err != nil {
+		return nil, badRequest("labels", "%w", err)
 	}
-	return true
+	return wanted, nil
 }

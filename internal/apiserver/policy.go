@@ -98,7 +98,7 @@ func (s *Server) putPolicy(r *http.Request) (int, any, error) {
 		return 0, nil, err
 	}
 	answer := policyModel(done.RuleSet)
-	answer.Duplicates, answer.Warnings = done.Duplicates, done.Warnings
+	answer.Duplicates, answer.Replaced, answer.Warnings = done.Duplicates, done.Replaced, done.Warnings
 	return http.StatusOK, answer, nil
 }
 

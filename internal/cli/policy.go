@@ -51,6 +51,9 @@ command returns when they are enforced.`,
 		for _, w := range done.Warnings {
 			fmt.Fprintln(t.Err, "Warning:", w)
 		}
+		for _, r := range done.Replaced {
+			fmt.Fprintln(t.Err, "Replaced:", r)
+		}
 		for _, d := range done.Duplicates {
 			fmt.Fprintln(t.Err, "Already there:", d)
 		}

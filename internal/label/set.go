@@ -9,8 +9,9 @@ import (
 	"strings"
 )
 
-// Set is a list of labels, sorted by source and key, with at most one label per
-// source and key. The zero value is the empty set.
+// Set is a list of labels, sorted by source, key and value, without duplicates. A
+// workload's has at most one label per source and key (NewSet); that of a rule, or
+// what is asked for, may have several (Pairs). The zero value is the empty set.
 type Set []Label
 
 // NewSet returns the labels as a sorted set; of two labels with the same source
@@ -30,8 +31,29 @@ func NewSet(labels ...Label) Set {
 	return set
 }
 
-// ParseSet parses each text as Parse does.
+// Pairs returns the labels as a sorted set, in which a source and key may have
+// several values.
+func Pairs(labels ...Label) Set {
+	set := Set(slices.Clone(labels))
+	slices.SortFunc(set, func(a, b Label) int {
+		return cmp.Or(cmp.Compare(a.Source, b.Source), cmp.Compare(a.Key, b.Key), cmp.Compare(a.Value, b.Value))
+	})
+	return slices.Compact(set)
+}
+
+// ParseSet parses each text as Parse does; of two values of a key the later wins.
 func ParseSet(texts []string) (Set, error) {
+	labels, err := parseAll(texts)
+	return NewSet(labels...), err
+}
+
+// ParsePairs parses each text as Parse does, and keeps all values of a key.
+func ParsePairs(texts []string) (Set, error) {
+	labels, err := parseAll(texts)
+	return Pairs(labels...), err
+}
+
+func parseAll(texts []string) ([]Label, error) {
 	labels := make([]Label, 0, len(texts))
 	for _, text := range texts {
 		l, err := Parse(text)
@@ -40,7 +62,7 @@ func ParseSet(texts []string) (Set, error) {
 		}
 		labels = append(labels, l)
 	}
-	return NewSet(labels...), nil
+	return labels, nil
 }
 
 // FromMap makes a set of one source from a key to value map, as container
@@ -111,6 +133,17 @@ func (s Set) Get(source, key string) (Label, bool) {
 		}
 	}
 	return Label{}, false
+}
+
+// Carries reports whether the set has all the wanted labels. A wanted label
+// without source matches every source; one without a value wants the empty value.
+func (s Set) Carries(wanted Set) bool {
+	for _, w := range wanted {
+		if !slices.ContainsFunc(s, func(l Label) bool { return l.KeyMatches(w.Source, w.Key) && l.Value == w.Value }) {
+			return false
+		}
+	}
+	return true
 }
 
 // Equal reports whether both sets hold the same labels.

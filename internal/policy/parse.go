@@ -74,7 +74,7 @@ func (d *decoder) validate(r *Rule, path string) {
 		}
 		labels = append(labels, l)
 	}
-	r.labels = label.NewSet(labels...)
+	r.labels = label.Pairs(labels...)
 	d.settings(r, path)
 	allow := Allow
 	if r.Verdict == "pass" {

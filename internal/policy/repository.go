@@ -32,8 +32,25 @@ func (r *Repository) Clone() *Repository {
 	return &Repository{rules: slices.Clone(r.rules), revision: r.revision, cookie: r.cookie, slots: r.slots}
 }
 
+// Replaced returns the rules that Add would remove to replace them by new ones.
+func (r *Repository) Replaced(rules []*Rule) []*Rule {
+	gone := haveLabelsOf(rules)
+	return slices.DeleteFunc(r.Rules(), func(old *Rule) bool { return !gone(old) })
+}
+
+// checkReplace refuses new rules that replace nothing in particular.
+func checkReplace(rules []*Rule) error {
+	for _, rule := range rules {
+		if len(rule.labels) == 0 {
+			return fmt.Errorf("%s: a rule without labels replaces nothing in particular: give it, and those that it is "+
+				"to replace, the same labels, or import it without replacing", cmp.Or(rule.Origin.String(), rule.Name()))
+		}
+	}
+	return nil
+}
+
 // Add appends rules. With replace it first removes the rules that have the same
-// labels as a new one. Rules that are there already, equal to the letter, are
+// labels as a new one, see Replaced. Rules that are there already, equal to the letter, are
 // added all the same and reported. Rules that together would be too large for
 // Parse to read again are refused. Nothing changes on an error.
 func (r *Repository) Add(rules []*Rule, replace bool) (revision uint64, duplicates []string, err error) {
@@ -41,7 +58,10 @@ func (r *Repository) Add(rules []*Rule, replace bool) (revision uint64, duplicat
 	defer r.mu.Unlock()
 	kept := r.rules
 	if replace {
-		kept = withoutLabelsOf(kept, rules)
+		if err := checkReplace(rules); err != nil {
+			return r.revision, nil, err
+		}
+		kept = slices.DeleteFunc(slices.Clone(kept), haveLabelsOf(rules))
 	}
 	known := make(map[string]bool, len(kept))
 	for _, rule := range kept {
@@ -76,9 +96,9 @@ func (r *Repository) Add(rules []*Rule, replace bool) (revision uint64, duplicat
 	return r.revision, duplicates, nil
 }
 
-// withoutLabelsOf returns the rules that have not the labels of a new one. The
-// key only finds candidates: "a=b" with value c and a with "b=c" have the same.
-func withoutLabelsOf(rules, added []*Rule) []*Rule {
+// haveLabelsOf tells the rules that have the labels of a new one. The key only
+// finds candidates: "a=b" with value c and a with "b=c" have the same.
+func haveLabelsOf(added []*Rule) func(*Rule) bool {
 	byKey := make(map[string][]label.Set, len(added))
 	for _, n := range added {
 		key := n.labels.Key()
@@ -86,9 +106,9 @@ func withoutLabelsOf(rules, added []*Rule) []*Rule {
 			byKey[key] = append(byKey[key], n.labels)
 		}
 	}
-	return slices.DeleteFunc(slices.Clone(rules), func(old *Rule) bool {
+	return func(old *Rule) bool {
 		return slices.ContainsFunc(byKey[old.labels.Key()], old.labels.Equal)
-	})
+	}
 }
 
 // write works out the rule's canonical text and its size.
@@ -129,7 +149,7 @@ func checkSize(rules []*Rule) error {
 // Delete removes the rules that carry all the labels and returns how many there
 // were. The revision grows if any did.
 func (r *Repository) Delete(labels label.Set) (revision uint64, n int) {
-	return r.remove(func(rule *Rule) bool { return carries(rule, labels) })
+	return r.remove(func(rule *Rule) bool { return rule.labels.Carries(labels) })
 }
 
 // DeleteAll removes every rule.
@@ -158,7 +178,7 @@ func (r *Repository) Rules() []*Rule {
 
 // Get returns the rules that carry all the labels.
 func (r *Repository) Get(labels label.Set) []*Rule {
-	return slices.DeleteFunc(r.Rules(), func(rule *Rule) bool { return !carries(rule, labels) })
+	return slices.DeleteFunc(r.Rules(), func(rule *Rule) bool { return !rule.labels.Carries(labels) })
 }
 
 // Rule returns the rule with a cookie, or nil.
@@ -177,18 +197,6 @@ func (r *Repository) Revision() uint64 {
 	r.mu.RLock()
 	defer r.mu.RUnlock()
 	return r.revision
-}
-
-// carries compares keys as selectors do: a label without source means any.
-func carries(rule *Rule, labels label.Set) bool {
-	for _, want := range labels {
-		if !slices.ContainsFunc(rule.labels, func(l label.Label) bool {
-			return l.KeyMatches(want.Source, want.Key) && l.Value == want.Value
-		}) {
-			return false
-		}
-	}
-	return true
 }
 
 // Name returns the rule for people: its labels, else its description, else its

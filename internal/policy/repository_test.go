@@ -210,3 +210,56 @@ func TestWhatIsNotEnforcedIsNamedByPath(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// TestLabelsOfRulesAreASetOfPairs: two values of one key are two labels, for a rule
+// and for whoever asks for one, in any order.
+func TestLabelsOfRulesAreASetOfPairs(t *testing.T) {
+	pairs := func(texts ...string) label.Set {
+		set, err := label.ParsePairs(texts)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return set
+	}
+	r := policy.NewRepository()
+	rules := parse(t, `[{"endpointSelector": {}, "labels": ["team=b", "team=a"]}, {"endpointSelector": {}, "labels": ["team=b"]}]`)
+	if _, _, err := r.Add(rules, false); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		wanted label.Set
+		found  int
+	}{
+		{pairs("team=a"), 1},
+		{pairs("team=b"), 2},
+		{pairs("team=a", "team=b"), 1},
+		{pairs("team=zzz", "team=b"), 0},
+		{pairs("team=b", "team=zzz"), 0},
+	} {
+		if n := len(r.Get(c.wanted)); n != c.found {
+			t.Errorf("get %s: %d rules, want %d", c.wanted, n, c.found)
+		}
+		if _, n := r.Clone().Delete(c.wanted); n != c.found {
+			t.Errorf("delete %s: %d rules, want %d", c.wanted, n, c.found)
+		}
+	}
+	again := parse(t, `[{"endpointSelector": {}, "labels": ["team=a", "team=b"], "description": "new"}]`)
+	if gone := r.Replaced(again); len(gone) != 1 || gone[0].Name() != "unspec:team=a unspec:team=b" {
+		t.Errorf("a replacement removes %v", gone)
+	}
+}
+
+// TestReplaceNeedsLabels: rules without labels are not each other's successors.
+func TestReplaceNeedsLabels(t *testing.T) {
+	r := policy.NewRepository()
+	if _, _, err := r.Add(parse(t, `[{"endpointSelector": {}, "ingressDeny": [{"fromEntities": ["all"]}]}]`), false); err != nil {
+		t.Fatal(err)
+	}
+	_, _, err := r.Add(parse(t, `[{"endpointSelector": {}, "egress": [{"toEntities": ["all"]}]}]`), true)
+	if err == nil || !strings.Contains(err.Error(), "test.json:1 (rule 1): a rule without labels replaces nothing in particular: give it") {
+		t.Errorf("replace: %v", err)
+	}
+	if len(r.Rules()) != 1 || r.Revision() != 2 {
+		t.Errorf("%d rules at revision %d: the refused import changed something", len(r.Rules()), r.Revision())
+	}
+}

@@ -17,9 +17,10 @@ type Kept struct {
 // Kept returns what Restore needs beside the rules' text.
 func (r *Rule) Kept() Kept { return Kept{Cookie: r.Cookie, Origin: r.Origin} }
 
-// Restore makes the rules those of the repository, under the names that they had.
+// Restore makes the rules those of the repository, under the names and the revision
+// that they had; 0 if that is not known.
 // It fails when the names cannot be theirs.
-func (r *Repository) Restore(rules []*Rule, kept []Kept) error {
+func (r *Repository) Restore(rules []*Rule, kept []Kept, revision uint64) error {
 	if len(kept) != len(rules) {
 		return fmt.Errorf("%d rules, but %d cookies", len(rules), len(kept))
 	}
@@ -42,7 +43,10 @@ func (r *Repository) Restore(rules []*Rule, kept []Kept) error {
 		return r.tooMany(len(restored))
 	}
 	r.rules = restored
-	if len(restored) > 0 {
+	switch {
+	case revision > 0:
+		r.revision = revision
+	case len(restored) > 0:
 		r.revision++
 	}
 	return nil
