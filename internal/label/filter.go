@@ -15,13 +15,18 @@ type Filter struct {
 	include bool // some user rule includes: what matches none is left out
 }
 
+// separators stand between the words of a key.
+const separators = "./-_"
+
 type filterRule struct {
 	exclude        bool
 	source, prefix string
 }
 
 // kubernetesDomain marks what Kubernetes itself writes, wherever it stands in the
-// key. Of it, the recommended application labels are people's own words.
+// key. Of it, the recommended application labels (app.kubernetes.io) are people's
+// own words and what they select by: without them rules that select by them would
+// select nothing, and leave open what they are to close.
 const kubernetesDomain = "kubernetes.io"
 
 // PortPrefix begins the keys of labels that give a port of a workload a name:
@@ -29,8 +34,9 @@ const kubernetesDomain = "kubernetes.io"
 // of what a workload is to others, and always kept.
 const PortPrefix = "io.cilium.port."
 
-// defaultRules are tried in order; the first that matches decides. Every label
-// that none matches is kept, unless it has kubernetesDomain in its key.
+// defaultRules are tried in order; the first that covers a label decides. Every
+// label that none covers is kept, unless it has kubernetesDomain in its key.
+// docs/policy.md has the table for users.
 var defaultRules = []filterRule{
 	{false, SourceReserved, ""},
 	{false, SourceAny, PortPrefix},
@@ -43,11 +49,28 @@ var defaultRules = []filterRule{
 	{true, SourceAny, "annotation."},
 	{true, SourceContainer, "com.docker.compose.config-hash"},
 	{true, SourceContainer, "com.docker.compose.container-number"},
+	{true, SourceContainer, "com.docker.compose.depends_on"},
 	{true, SourceContainer, "com.docker.compose.image"},
 	{true, SourceContainer, "com.docker.compose.oneoff"},
-	{true, SourceContainer, "com.docker.compose.project.config_files"},
-	{true, SourceContainer, "com.docker.compose.project.working_dir"},
+	{true, SourceContainer, "com.docker.compose.project."},
+	{true, SourceContainer, "com.docker.compose.replace"},
+	{true, SourceContainer, "com.docker.compose.slug"},
 	{true, SourceContainer, "com.docker.compose.version"},
+	{true, SourceContainer, "com.docker.swarm.node"},
+	{true, SourceContainer, "com.docker.swarm.task"},
+	{true, SourceContainer, "com.hashicorp.nomad.alloc_"},
+	{true, SourceContainer, "com.hashicorp.nomad.node_"},
+	{true, SourceContainer, "containerd.io/"},
+	{true, SourceContainer, "desktop.docker.io/"},
+	{true, SourceContainer, "io.buildah."},
+	{true, SourceContainer, "io.container.manager"},
+	{true, SourceContainer, "io.containerd."},
+	{true, SourceContainer, "io.cri-containerd"},
+	{true, SourceContainer, "io.podman.annotations."},
+	{true, SourceContainer, "io.podman.compose.config-hash"},
+	{true, SourceContainer, "io.podman.compose.version"},
+	{true, SourceContainer, "PODMAN_SYSTEMD_UNIT"},
+	{true, SourceContainer, "nerdctl/"},
 	{true, SourceContainer, "org.opencontainers.image"},
 	{true, SourceContainer, "org.label-schema"},
 	{true, SourceContainer, "maintainer"},
@@ -94,11 +117,21 @@ func (f Filter) keeps(l Label) bool {
 		return false
 	}
 	for _, r := range defaultRules {
-		if r.matches(l) {
+		if r.covers(l) {
 			return !r.exclude
 		}
 	}
 	return !strings.Contains(l.Key, kubernetesDomain)
+}
+
+// covers is matches of whole words: a prefix that does not end with a separator
+// stands for that key and those below it, and not for all that begin alike.
+func (r filterRule) covers(l Label) bool {
+	if !r.matches(l) {
+		return false
+	}
+	below := l.Key[len(r.prefix):]
+	return below == "" || r.prefix == "" || strings.ContainsAny(r.prefix[len(r.prefix)-1:], separators) || strings.ContainsAny(below[:1], separators)
 }
 
 func (r filterRule) matches(l Label) bool {

@@ -24,6 +24,21 @@ func TestFilterKeepsWhatTellsWorkloadsApart(t *testing.T) {
 				"k8s:io.kubernetes.pod.name=p k8s:kubernetes.io/a=b k8s:pod-template-hash=1 k8s:topology.kubernetes.io/zone=z",
 		},
 		{
+			"what differs at each start", "",
+			"container:com.docker.compose.project=p container:com.docker.compose.service=web container:com.docker.swarm.service.name=s " +
+				"container:com.hashicorp.nomad.job_name=j container:com.hashicorp.nomad.task_name=t container:io.podman.compose.project=p",
+			"container:PODMAN_SYSTEMD_UNIT=u@1.service container:com.docker.compose.container-number=1 " +
+				"container:com.docker.compose.depends_on=db container:com.docker.compose.oneoff=False container:com.docker.compose.replace=r " +
+				"container:com.docker.compose.slug=s container:com.docker.swarm.node.id=n container:com.docker.swarm.task " +
+				"container:com.docker.swarm.task.id=t container:com.docker.swarm.task.name=s.1.t container:com.hashicorp.nomad.alloc_id=1 " +
+				"container:com.hashicorp.nomad.node_id=1 container:desktop.docker.io/binds/0/Source=s container:io.containerd.image.config.stop-signal=15 " +
+				"container:io.cri-containerd.kind=sandbox container:io.podman.compose.config-hash=1 container:nerdctl/state-dir=d",
+		},
+		{
+			"keys that only begin like bookkeeping", "",
+			"container:com.docker.compose.imagery=i container:com.docker.compose.slugs=s container:maintainers=us container:org.label-schemas=x", "",
+		},
+		{
 			"more is left out", "!id !k8s:env",
 			"container:env=x container:name=n", "container:id=1 k8s:env=x",
 		},
