@@ -58,10 +58,14 @@ func (d *decoder) egress(s *EgressSpec, kind Kind, path string) []element {
 	return d.elements(element{kind: kind, anyPeer: anyPeer, peers: peers}, &s.L4Spec, s.ToRequires, path, "toRequires")
 }
 
-// elements completes an element and puts the denial before it that its
-// requirements are. One that only requires grants nothing.
+// elements completes an element, which comes with anyPeer when it names no kind of
+// peer, and puts the denial before it that its requirements are. An element that names
+// no ports either selects nobody: {} closes its direction, and one that only requires
+// grants nothing.
 func (d *decoder) elements(e element, s *L4Spec, requires []SelectorSpec, path, field string) []element {
 	e.path = inRule(path)
+	empty := e.anyPeer && len(s.ToPorts) == 0 && len(s.ICMPs) == 0
+	e.anyPeer = e.anyPeer && !empty
 	e.ports = d.l4(s, path)
 	if e.kind == Deny {
 		d.noInner(s, path)
@@ -77,7 +81,7 @@ func (d *decoder) elements(e element, s *L4Spec, requires []SelectorSpec, path, 
 		failing.requires = append(failing.requires, d.selector(requires[i], fmt.Sprintf("%s.%s[%d]", path, field, i)))
 	}
 	denial := element{path: e.path + "." + field, kind: Deny, peers: []Peer{failing}}
-	if e.anyPeer && len(s.ToPorts) == 0 && len(s.ICMPs) == 0 {
+	if empty {
 		return []element{denial}
 	}
 	return []element{denial, e}

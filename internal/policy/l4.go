@@ -80,6 +80,12 @@ func (d *decoder) l4(s *L4Spec, path string) []portRange {
 	if len(s.ToPorts) > 0 && len(s.ICMPs) > 0 {
 		d.failAt(path, "toPorts and icmps in one element; write two elements")
 	}
+	if s.ToPorts != nil && len(s.ToPorts) == 0 {
+		d.failAt(path+".toPorts", "it names no port; leave toPorts out if any port is meant")
+	}
+	if s.ICMPs != nil && len(s.ICMPs) == 0 {
+		d.failAt(path+".icmps", "it names no message; leave icmps out if anything is meant")
+	}
 	var ranges []portRange
 	for i := range s.ToPorts {
 		ranges = append(ranges, d.ports(&s.ToPorts[i], fmt.Sprintf("%s.toPorts[%d]", path, i))...)
@@ -98,7 +104,7 @@ func (d *decoder) ports(s *PortsSpec, path string) []portRange {
 		d.rules(s.Rules, path+".rules")
 	}
 	if len(s.Ports) == 0 {
-		return []portRange{{protocol: l4.Any, to: lastPort}}
+		d.failAt(path, "it names no port; list them under ports, or leave toPorts out if any port is meant")
 	}
 	var ranges []portRange
 	for i, p := range s.Ports {
@@ -143,9 +149,10 @@ func (d *decoder) port(p PortSpec, path string) []portRange {
 	if first == 0 {
 		r.to = lastPort
 	}
-	if protocol != l4.Any || first == 0 {
+	if protocol != l4.Any {
 		return []portRange{r}
 	}
+	// Any protocol that has ports: pings need a rule of their own.
 	var each []portRange
 	for _, protocol := range []l4.Protocol{l4.TCP, l4.UDP, l4.SCTP} {
 		each = append(each, portRange{protocol: protocol, from: r.from, to: r.to})

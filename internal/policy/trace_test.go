@@ -21,8 +21,8 @@ const traced = `[
  "ingress": [{"fromEndpoints": [{"matchLabels": {"id": "app2"}}], "toPorts": [{"ports": [{"port": "80", "endPort": 90, "protocol": "TCP"}]}]},
              {"fromEntities": ["host", "health"], "icmps": [{"fields": [{"type": 8}]}]}]},
 {"endpointSelector": {"matchLabels": {"id": "app3"}}, "description": "app3 sends to nobody on 81",
- "egressDeny": [{"toPorts": [{"ports": [{"port": "81", "protocol": "TCP"}]}]}], "egress": [{}], "ingress": [{"fromEndpoints": []}]},
-{"endpointSelector": {"matchLabels": {"id": "app9"}}, "ingress": [{}]}]`
+ "egressDeny": [{"toPorts": [{"ports": [{"port": "81", "protocol": "TCP"}]}]}], "egress": [{"toEntities": ["all"]}], "ingress": [{"fromEndpoints": []}]},
+{"endpointSelector": {"matchLabels": {"id": "app9"}}, "ingress": [{"fromEntities": ["all"]}]}]`
 
 // TestTracesReadAsTranscripts goes through flows and compares with
 // testdata/trace.txt; -update writes it.

@@ -290,14 +290,11 @@ func (g *generator) element(egress, passes bool) any {
 	}
 	switch g.IntN(6) {
 	case 0, 1, 2:
-		e["toPorts"] = some(g, 0, 2, func() any {
-			if g.one(10) {
-				return object{}
-			}
+		e["toPorts"] = some(g, 1, 2, func() any {
 			return object{"ports": some(g, 1, 3, g.port)}
 		})
 	case 3:
-		e["icmps"] = some(g, 0, 2, func() any { return object{"fields": some(g, 1, 2, g.icmp)} })
+		e["icmps"] = some(g, 1, 2, func() any { return object{"fields": some(g, 1, 2, g.icmp)} })
 	}
 	return e
 }

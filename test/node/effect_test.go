@@ -77,7 +77,7 @@ func TestDenialsAreAnsweredAsTheRuleSays(t *testing.T) {
 	from := map[string]*lab.Namespace{"app2": a.app2.Namespace, "the node": n.Namespace, "the outside": n.Outside}
 	for response, want := range map[string]error{"rst": syscall.ECONNREFUSED, "icmp": syscall.EHOSTUNREACH} {
 		a.load(fmt.Sprintf(`[{"endpointSelector": {"matchLabels": {"id": "app1"}}, "denyResponse": %q,
-			"ingressDeny": [{}], "egressDeny": [{"toEntities": ["world"]}]}]`, response))
+			"ingressDeny": [{"fromEntities": ["all"]}], "egressDeny": [{"toEntities": ["world"]}]}]`, response))
 		for name, ns := range from {
 			for _, to := range []netip.Addr{a.app1.IPv4, a.app1.IPv6} {
 				answered(t, response+": "+name+" to app1", ns, to, want)
@@ -156,7 +156,7 @@ func TestModesChangeUnderOpenConnections(t *testing.T) {
 func TestLocalhostIsLetInWhateverTheRulesSay(t *testing.T) {
 	a := start(t, "--allow-localhost")
 	lab.Serve(t, a.app1.Namespace, a.app1.IPv4, a.app1.IPv6)
-	a.load(`[{"endpointSelector": {"matchLabels": {"id": "app1"}}, "tier": "admin", "ingressDeny": [{}]}]`)
+	a.load(`[{"endpointSelector": {"matchLabels": {"id": "app1"}}, "tier": "admin", "ingressDeny": [{"fromEntities": ["all"]}]}]`)
 	for _, to := range []netip.Addr{a.app1.IPv4, a.app1.IPv6} {
 		for _, p := range lab.Probes {
 			lab.Reaches(t, p, "the node", a.Namespace, to, true)
@@ -197,7 +197,7 @@ func TestAnAdminsTierHoldsForAddresses(t *testing.T) {
 		lab.Reaches(t, lab.Probes[0], what+": far out", a.app1.Namespace, far, farOut)
 	}
 	const subject = `"endpointSelector": {"matchLabels": {"id": "app1"}}`
-	a.load(`[{` + subject + `, "ingress": [{}], "egress": [{}]},
+	a.load(`[{` + subject + `, "ingress": [{"fromEntities": ["all"]}], "egress": [{"toEntities": ["all"]}]},
 		{` + subject + `, "tier": "admin", "enableDefaultDeny": {"ingress": false, "egress": false},
 		 "ingressDeny": [{"fromCIDRSet": [{"cidr": "198.51.100.0/24", "except": ["198.51.100.128/25"]}]}],
 		 "egressDeny": [{"toCIDR": ["198.51.100.128/25"]}]}]`)

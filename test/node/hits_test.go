@@ -20,7 +20,7 @@ func TestHitsCountEveryPacketThatARuleDecides(t *testing.T) {
 		{"labels": ["rule=out"], "endpointSelector": {"matchLabels": {"id": "app2"}}, "egress": [{"toEndpoints": [{}]}]},
 		{"labels": ["rule=deny"], "endpointSelector": {"matchLabels": {"id": "app1"}}, "enableDefaultDeny": {"ingress": false},
 		 "ingressDeny": [{"fromEntities": ["host"]}]},
-		{"labels": ["rule=idle"], "endpointSelector": {"matchLabels": {"id": "app9"}}, "ingress": [{}]}]`)
+		{"labels": ["rule=idle"], "endpointSelector": {"matchLabels": {"id": "app9"}}, "ingress": [{"fromEntities": ["all"]}]}]`)
 	udp := lab.Probes[1]
 	want := map[string]api.RuleHits{"in": {}, "out": {}, "deny": {}, "idle": {}}
 	add := func(rule string, allowed, denied uint64) {

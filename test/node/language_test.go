@@ -95,11 +95,11 @@ func TestTiersRequirementsAndPasses(t *testing.T) {
 
 	a.load(`[{` + subject + `, "ingressDeny": [{` + from("app2") + `}], "ingress": [{"fromEntities": ["cluster"]}]},
 		{` + subject + `, "tier": "admin", "ingress": [{` + from("app2") + `}]},
-		{` + subject + `, "tier": "baseline", "ingressDeny": [{}]}]`)
+		{` + subject + `, "tier": "baseline", "ingressDeny": [{"fromEntities": ["all"]}]}]`)
 	both("the admin's tier allows what a rule denies", true, true)
 
 	a.load(`[{` + subject + `, "tier": "admin", "priority": 1, "verdict": "pass", "ingress": [{` + from("app2") + `}]},
-		{` + subject + `, "tier": "admin", "priority": 2, "ingressDeny": [{}]},
+		{` + subject + `, "tier": "admin", "priority": 2, "ingressDeny": [{"fromEntities": ["all"]}]},
 		{` + subject + `, "tier": "baseline", "ingress": [{` + from("app2") + `}]}]`)
 	both("only app2 passes the admin's denial", true, false)
 

@@ -30,9 +30,9 @@ func TestLintSaysWhatIsHardlyMeantAndImportsNothing(t *testing.T) {
 	web := write("web.json", `{"labels": ["name=web"], "endpointSelector": {"matchLabels": {"id": "app1"}}, "ingress": [{"fromEndpoints": [{"matchLabels": {"id": "app2"}}]}]}`)
 	bad := write("bad.json", `[
 {"labels": ["name=deny"], "endpointSelector": {}, "ingressDeny": [{"fromEndpoints": [{"matchLabels": {"id": "app2"}}]}]},
-{"labels": ["name=typo"], "endpointSelector": {"matchLabels": {"id": "app11"}}, "egress": [{}]},
-{"labels": ["name=none"], "endpointSelector": {"matchLabels": {"id": "frontend"}}, "egress": [{}]},
-{"labels": ["name=never"], "endpointSelector": {"matchExpressions": [{"key": "id", "operator": "Exists"}, {"key": "id", "operator": "DoesNotExist"}]}, "egress": [{}]},
+{"labels": ["name=typo"], "endpointSelector": {"matchLabels": {"id": "app11"}}, "egress": [{"toEntities": ["all"]}]},
+{"labels": ["name=none"], "endpointSelector": {"matchLabels": {"id": "frontend"}}, "egress": [{"toEntities": ["all"]}]},
+{"labels": ["name=never"], "endpointSelector": {"matchExpressions": [{"key": "id", "operator": "Exists"}, {"key": "id", "operator": "DoesNotExist"}]}, "egress": [{"toEntities": ["all"]}]},
 {"labels": ["name=range"], "endpointSelector": {"matchLabels": {"id": "app3"}}, "egress": [{"toCIDR": ["`+pods+`"]}]},
 {"labels": ["name=twin"], "endpointSelector": {"matchLabels": {"id": "app3"}}, "egress": [{"toCIDR": ["`+pods+`"]}]}]`)
 	a.cli("policy", "import", web)

@@ -93,8 +93,10 @@ func TestPortRangesDenyRulesAndSwitchedOffDefaultDeny(t *testing.T) {
 		"ingress": [{"fromEndpoints": [{"matchLabels": {"id": "app2"}}]}]}]`)
 	lab.Reaches(t, tcp, "not closed by a rule that only adds", a.app3.Namespace, a.app1.IPv4, true)
 
+	a.load(`[{"endpointSelector": {"matchLabels": {"id": "app1"}}, "ingress": [{"fromEntities": ["all"]}]}]`)
+	lab.Reaches(t, tcp, "open to all", a.app3.Namespace, a.app1.IPv4, true)
 	a.load(`[{"endpointSelector": {"matchLabels": {"id": "app1"}}, "ingress": [{}]}]`)
-	lab.Reaches(t, tcp, "an element without peers allows any", a.app3.Namespace, a.app1.IPv4, true)
+	lab.Reaches(t, tcp, "an empty element closes", a.app3.Namespace, a.app1.IPv4, false)
 }
 
 func TestImportCutsEstablishedConnections(t *testing.T) {

@@ -45,7 +45,7 @@ func TestAnExplanationReadsAsAnAnswer(t *testing.T) {
 		{"labels": ["rule=web"], "endpointSelector": {"matchLabels": {"id": "app1"}},
 		 "ingress": [{"fromEndpoints": [{"matchLabels": {"id": "app2"}}], "toPorts": [{"ports": [{"port": "80", "protocol": "TCP"}]}]},
 		             {"fromEndpoints": [{"matchLabels": {"id": "app3"}}], "toPorts": [{"ports": [{"port": "81", "protocol": "TCP"}]}]}]},
-		{"labels": ["rule=low"], "tier": "baseline", "endpointSelector": {}, "ingress": [{}]},
+		{"labels": ["rule=low"], "tier": "baseline", "endpointSelector": {}, "ingress": [{"fromEntities": ["all"]}]},
 		{"labels": ["rule=no"], "endpointSelector": {"matchLabels": {"id": "app1"}}, "ingressDeny": [{"fromEndpoints": [{"matchLabels": {"id": "app3"}}]}]}]`))
 	if err != nil {
 		t.Fatal(err)
