@@ -36,10 +36,11 @@ func (p policyAPI) Lint(documents []apiserver.Document, replace bool) (*api.Poli
 	return answer, nil
 }
 
-// warnings tells of prefixes in new rules that are about what none matches.
+// warnings tells of prefixes in new rules that are about what none matches, and of
+// sections that close nothing.
 func (a *Agent) warnings(rules []*policy.Rule) []string {
 	var texts []string
-	for _, f := range lint.Ranges(rules, a.ranges()) {
+	for _, f := range lint.OnImport(rules, a.ranges()) {
 		texts = append(texts, f.Place()+": "+f.Text)
 	}
 	return texts

@@ -237,10 +237,11 @@ func parseAll(documents []apiserver.Document) ([]*policy.Rule, error) {
 		if err != nil {
 			return nil, refusal(err)
 		}
-		for i, r := range rules {
-			if err := r.Unsupported(); err != nil {
-				return nil, fmt.Errorf("%w: %s: rule %d: %w", apiserver.ErrInvalid, d.Name, i, err)
-			}
+		for _, r := range rules {
+			err = errors.Join(err, r.Unsupported())
+		}
+		if err != nil {
+			return nil, refusal(err)
 		}
 		all = append(all, rules...)
 	}

@@ -145,7 +145,7 @@ func TestEveryMistakeOfADocumentIsListedWithItsPlace(t *testing.T) {
 func TestWhatIsNotEnforcedIsRefusedByName(t *testing.T) {
 	b, _ := openBook(t, filepath.Join(t.TempDir(), "policy.json"))
 	_, err := b.Import(t.Context(), document(`[{"endpointSelector": {}, "egress": [{"toFQDNs": [{"matchName": "a.example"}]}]}]`), false)
-	if !errors.Is(err, apiserver.ErrInvalid) || !strings.Contains(err.Error(), "toFQDNs") {
+	if !errors.Is(err, apiserver.ErrInvalid) || !strings.Contains(err.Error(), "p.json:1:50: $[0].egress[0].toFQDNs: ") {
 		t.Errorf("Import returned %v", err)
 	}
 }

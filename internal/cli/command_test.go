@@ -209,7 +209,7 @@ func TestValidateNeedsNoAgentAndFindsAllMistakes(t *testing.T) {
 		t.Errorf("printed on standard output: %s", r.out)
 	}
 	fqdn := `[{"endpointSelector": {}, "egress": [{"toFQDNs": [{"matchName": "example.com"}]}]}]`
-	n.run(t.Context(), fqdn, "policy", "validate", "-").has(t, 1, "Error: standard input: $[0]: egress[0].toFQDNs: not enforced")
+	n.run(t.Context(), fqdn, "policy", "validate", "-").has(t, 1, "Error: standard input:1:50: $[0].egress[0].toFQDNs: not enforced")
 }
 
 func TestHitsListRulesAndThoseThatNobodyNeeds(t *testing.T) {

@@ -70,9 +70,9 @@ func check(documents []api.PolicyDocument) ([]*policy.Rule, error) {
 	var problems []api.PolicyProblem
 	for _, d := range documents {
 		rules, err := policy.Parse(d.Name, []byte(d.Text))
-		problems = append(problems, problemsOf(d.Name, "", err)...)
-		for i, r := range rules {
-			problems = append(problems, problemsOf(d.Name, fmt.Sprintf("$[%d]", i), r.Unsupported())...)
+		problems = append(problems, problemsOf(d.Name, err)...)
+		for _, r := range rules {
+			problems = append(problems, problemsOf(d.Name, r.Unsupported())...)
 		}
 		all = append(all, rules...)
 	}
@@ -83,15 +83,15 @@ func check(documents []api.PolicyDocument) ([]*policy.Rule, error) {
 }
 
 // problemsOf takes an error apart into single mistakes with their places. Those
-// that know none get the document and the path.
-func problemsOf(document, path string, err error) []api.PolicyProblem {
+// that know none get the document.
+func problemsOf(document string, err error) []api.PolicyProblem {
 	if err == nil {
 		return nil
 	}
 	if joined, ok := err.(interface{ Unwrap() []error }); ok {
 		var list []api.PolicyProblem
 		for _, one := range joined.Unwrap() {
-			list = append(list, problemsOf(document, path, one)...)
+			list = append(list, problemsOf(document, one)...)
 		}
 		return list
 	}
@@ -99,5 +99,5 @@ func problemsOf(document, path string, err error) []api.PolicyProblem {
 	if errors.As(err, &placed) {
 		return []api.PolicyProblem{{File: placed.File, Line: placed.Line, Column: placed.Column, Path: placed.Path, Text: placed.Msg}}
 	}
-	return []api.PolicyProblem{{File: document, Path: path, Text: err.Error()}}
+	return []api.PolicyProblem{{File: document, Text: err.Error()}}
 }

@@ -29,12 +29,17 @@ func (d *decoder) fail(n *node, path, format string, args ...any) {
 		}
 	}
 	if len(d.errs) < maxErrors {
-		d.errs = append(d.errs, &Error{d.file, n.line, n.col, shorten(path), fmt.Sprintf(format, args...)})
+		d.errs = append(d.errs, &Error{File: d.file, Line: n.line, Column: n.col, Path: shorten(path), Msg: fmt.Sprintf(format, args...)})
 	}
 }
 
 // failAt reports a mistake by path; the closest place that is known is named.
 func (d *decoder) failAt(path, format string, args ...any) {
+	d.fail(d.closest(path), path, format, args...)
+}
+
+// closest returns the place of a path, or of the closest value around it.
+func (d *decoder) closest(path string) *node {
 	at := path
 	for d.places[at] == nil && at != "$" {
 		cut := max(strings.LastIndexByte(at, '.'), strings.LastIndexByte(at, '['))
@@ -44,11 +49,10 @@ func (d *decoder) failAt(path, format string, args ...any) {
 		}
 		at = at[:cut]
 	}
-	n := d.places[at]
-	if n == nil {
-		n = &node{line: 1, col: 1}
+	if n := d.places[at]; n != nil {
+		return n
 	}
-	d.fail(n, path, format, args...)
+	return &node{line: 1, col: 1}
 }
 
 func (d *decoder) err() error { return errors.Join(d.errs...) }

@@ -51,12 +51,17 @@ type Error struct {
 	Line, Column int
 	Path         string // JSON path, such as $[0].ingress[1].toPorts
 	Msg          string // what is wrong and what would be right
+
+	cause error // a kind of mistake that callers tell apart; nil for most
 }
 
 // Error returns "file:line:column: path: message".
 func (e *Error) Error() string {
 	return fmt.Sprintf("%s:%d:%d: %s: %s", e.File, e.Line, e.Column, e.Path, e.Msg)
 }
+
+// Unwrap returns ErrUnsupported where that is the mistake.
+func (e *Error) Unwrap() error { return e.cause }
 
 // isYAML decides by the name, and without a telling one by the first character.
 func isYAML(name string, data []byte) bool {

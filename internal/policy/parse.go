@@ -93,6 +93,24 @@ func (d *decoder) validate(r *Rule, path string) {
 	for i := range r.EgressDeny {
 		r.add(Egress, d.egress(&r.EgressDeny[i], Deny, fmt.Sprintf("%s.egressDeny[%d]", path, i)))
 	}
+	d.defaultDeny(r, path+".enableDefaultDeny")
+	r.unsupported = d.unsupported(r, path)
+}
+
+// defaultDeny refuses that a rule is to close a direction without any element,
+// which alone would close it.
+func (d *decoder) defaultDeny(r *Rule, path string) {
+	const message = "true closes nothing, as the rule has no element for the direction; give it one about nobody, {%q: []}"
+	s := r.EnableDefaultDeny
+	if s == nil {
+		return
+	}
+	if s.Ingress != nil && *s.Ingress && len(r.elements[Ingress]) == 0 {
+		d.failAt(path+".ingress", message, "fromEndpoints")
+	}
+	if s.Egress != nil && *s.Egress && len(r.elements[Egress]) == 0 {
+		d.failAt(path+".egress", message, "toEndpoints")
+	}
 }
 
 func (r *Rule) add(d Direction, elements []element) {

@@ -190,17 +190,17 @@ func TestWhatIsNotEnforcedIsNamedByPath(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := []string{
-		"ingress[8].toPorts[0].rules", "ingress[8].toPorts[0].serverNames",
-		"ingress[8].toPorts[1].rules", "ingress[8].toPorts[2].rules", "ingress[8].toPorts[3].rules",
-		"egress[5].toFQDNs", "egress[7].toPorts[0].rules",
+		"12:46: $[0].ingress[8].toPorts[0].rules", "12:22: $[0].ingress[8].toPorts[0].serverNames",
+		"14:17: $[0].ingress[8].toPorts[1].rules", "14:73: $[0].ingress[8].toPorts[2].rules", "15:62: $[0].ingress[8].toPorts[3].rules",
+		"19:16: $[0].egress[5].toFQDNs", "20:27: $[0].egress[7].toPorts[0].rules",
 	}
 	for i := range want {
-		want[i] += ": not enforced by this version"
+		want[i] = "test.json:" + want[i] + ": not enforced by this version"
 	}
 	if diff := cmp.Diff(want, strings.Split(err.Error(), "\n")); diff != "" {
 		t.Error(diff)
 	}
-	if err := rules[1].Unsupported(); err == nil || err.Error() != "nodeSelector: not enforced by this version" {
+	if err := rules[1].Unsupported(); err == nil || !strings.HasSuffix(err.Error(), "$[1].nodeSelector: not enforced by this version") {
 		t.Error(err)
 	}
 	plain := parse(t, `[{"endpointSelector": {}, "tier": "normal", "mode": "enforce", "description": "d",
@@ -208,6 +208,28 @@ func TestWhatIsNotEnforcedIsNamedByPath(t *testing.T) {
 		"egressDeny": [{"icmps": [{"fields": [{"type": 8}]}]}]}]`)
 	if err := plain[0].Unsupported(); err != nil {
 		t.Error(err)
+	}
+}
+
+// TestRulesAboutWhoHasNoPolicyAreNotEnforced: a reserved label that is demanded makes
+// the rule one about the host, the world and the like.
+func TestRulesAboutWhoHasNoPolicyAreNotEnforced(t *testing.T) {
+	for selector, enforced := range map[string]bool{
+		`{"matchLabels": {"reserved:host": ""}}`:                                                        false,
+		`{"matchLabels": {"app": "x", "reserved:world": ""}}`:                                           false,
+		`{"matchExpressions": [{"key": "reserved:remote-node", "operator": "Exists"}]}`:                 false,
+		`{"matchExpressions": [{"key": "reserved:world-ipv4", "operator": "In", "values": ["", "x"]}]}`: false,
+		`{"matchExpressions": [{"key": "reserved:host", "operator": "DoesNotExist"}]}`:                  true,
+		`{"matchLabels": {"reserved:init": ""}}`:                                                        true,
+		`{"matchLabels": {"reserved:health": ""}}`:                                                      true,
+		`{"matchLabels": {"host": ""}}`:                                                                 true,
+		`{}`: true,
+	} {
+		rules := parse(t, `[{"endpointSelector": `+selector+`, "ingressDeny": [{"fromEntities": ["world"]}]}]`)
+		err := rules[0].Unsupported()
+		if (err == nil) != enforced || err != nil && !strings.Contains(err.Error(), "$[0].endpointSelector: ") {
+			t.Errorf("%s: %v", selector, err)
+		}
 	}
 }
 

@@ -75,6 +75,8 @@ type Rule struct {
 	elements [2][]element // by direction
 	text     string       // canonical JSON, from when it is in a Repository
 	values   int          // that the text has at most
+
+	unsupported []error // what of it is not enforced
 }
 
 // Origin is the place of a rule in a document.

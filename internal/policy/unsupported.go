@@ -5,42 +5,68 @@ package policy
 import (
 	"errors"
 	"fmt"
+	"slices"
+
+	"cilium.local/cilium/internal/identity"
+	"cilium.local/cilium/internal/label"
 )
 
 // ErrUnsupported is what every error of Unsupported wraps.
 var ErrUnsupported = errors.New("not enforced by this version")
 
 // Unsupported names every part of the rule that would have no effect, so that it
-// can be refused instead of being accepted and ignored. It returns nil when all
-// of the rule is enforced.
-func (r *Rule) Unsupported() error {
-	var u unsupported
-	u.add(r.NodeSelector != nil, "nodeSelector")
+// can be refused instead of being accepted and ignored. Each is an *Error; several
+// are joined. It returns nil when all of the rule is enforced.
+func (r *Rule) Unsupported() error { return errors.Join(r.unsupported...) }
+
+// unsupported collects them with their places in the document.
+type unsupported struct {
+	*decoder
+	found []error
+}
+
+func (d *decoder) unsupported(r *Rule, path string) []error {
+	u := unsupported{decoder: d}
+	u.add(r.NodeSelector != nil, path+".nodeSelector")
+	u.add(r.EndpointSelector != nil && isAboutNoEndpoint(r.selector), path+".endpointSelector")
 	for i := range r.Ingress {
-		u.ingress(&r.Ingress[i], fmt.Sprintf("ingress[%d]", i))
+		u.ports(r.Ingress[i].ToPorts, fmt.Sprintf("%s.ingress[%d]", path, i))
 	}
 	for i := range r.IngressDeny {
-		u.ingress(&r.IngressDeny[i], fmt.Sprintf("ingressDeny[%d]", i))
+		u.ports(r.IngressDeny[i].ToPorts, fmt.Sprintf("%s.ingressDeny[%d]", path, i))
 	}
 	for i := range r.Egress {
-		u.egress(&r.Egress[i], fmt.Sprintf("egress[%d]", i))
+		u.egress(&r.Egress[i], fmt.Sprintf("%s.egress[%d]", path, i))
 	}
 	for i := range r.EgressDeny {
-		u.egress(&r.EgressDeny[i], fmt.Sprintf("egressDeny[%d]", i))
+		u.egress(&r.EgressDeny[i], fmt.Sprintf("%s.egressDeny[%d]", path, i))
 	}
-	return errors.Join(u...)
+	return u.found
 }
-
-type unsupported []error
 
 func (u *unsupported) add(used bool, path string) {
-	if used {
-		*u = append(*u, fmt.Errorf("%s: %w", path, ErrUnsupported))
+	if !used {
+		return
 	}
+	n := u.closest(path)
+	u.found = append(u.found, &Error{
+		File: u.file, Line: n.line, Column: n.col, Path: shorten(path), Msg: ErrUnsupported.Error(), cause: ErrUnsupported,
+	})
 }
 
-func (u *unsupported) ingress(s *IngressSpec, path string) {
-	u.ports(s.ToPorts, path)
+// isAboutNoEndpoint reports whether a selector demands a reserved label that no
+// endpoint has, such as the host's: nobody with such a label has a policy.
+func isAboutNoEndpoint(s label.Selector) bool {
+	return slices.ContainsFunc(s.Requirements, func(r label.Requirement) bool {
+		if r.Source != label.SourceReserved || r.Operator != label.In && r.Operator != label.Exists {
+			return false
+		}
+		switch r.Key {
+		case identity.Init.Name(), identity.Health.Name(), identity.Unmanaged.Name():
+			return false
+		}
+		return true
+	})
 }
 
 func (u *unsupported) egress(s *EgressSpec, path string) {

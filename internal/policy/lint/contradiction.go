@@ -14,9 +14,7 @@ func (l *linter) contradictions(r *policy.Rule) {
 	if s, _ := subject.Selector(); s.Impossible() {
 		l.report(NeverMatches, subjectPath, "%s contradicts itself, so the rule selects nobody: drop one of the requirements", s)
 	}
-	if len(r.Terms(policy.Ingress))+len(r.Terms(policy.Egress)) == 0 {
-		l.report(NeverMatches, "", "the rule has no element, so it does nothing; to close a direction give it an element about nobody, such as {\"fromEndpoints\": []}")
-	}
+	l.emptySections(r)
 	eachTerm(r, func(d policy.Direction, t policy.Term) {
 		// The only element of a direction closes it, and may be there for that.
 		if len(t.Written()) == 0 && !t.AnyPeer() && (!r.Closes(d) || len(r.Terms(d)) > 1) {
@@ -33,6 +31,20 @@ func (l *linter) contradictions(r *policy.Rule) {
 			}
 		}
 	})
+}
+
+// emptySections finds what looks as if it closed a direction: only an element does.
+func (l *linter) emptySections(r *policy.Rule) {
+	const message = "there is no element, so it closes nothing; to close the direction give it an element about nobody, {%q: []}"
+	if len(r.Terms(policy.Ingress)) == 0 && (r.Ingress != nil || r.IngressDeny != nil) {
+		l.report(NeverMatches, "ingress", message, "fromEndpoints")
+	}
+	if len(r.Terms(policy.Egress)) == 0 && (r.Egress != nil || r.EgressDeny != nil) {
+		l.report(NeverMatches, "egress", message, "toEndpoints")
+	}
+	if r.Ingress == nil && r.IngressDeny == nil && r.Egress == nil && r.EgressDeny == nil {
+		l.report(NeverMatches, "", "the rule has no section, so it does nothing; give it ingress, ingressDeny, egress or egressDeny, or remove it")
+	}
 }
 
 const subjectPath = "endpointSelector"

@@ -76,6 +76,9 @@ func TestFindingsReadAsTranscripts(t *testing.T) {
 		{"an empty list beside another element", `{` + app1 + `, "ingress": [{"fromEndpoints": []}, ` + fromTwo + `]}`},
 		{"an empty list that closes nothing", `{` + app1 + `, "ingress": [{"fromEndpoints": []}], "enableDefaultDeny": {"ingress": false}}`},
 		{"a rule without an element", `{` + app1 + `, "ingress": []}`},
+		{"a direction without an element", `{` + app1 + `, "ingress": [` + fromTwo + `], "egress": []}`},
+		{"a rule without a section", `{` + app1 + `}`},
+		{"an empty section beside a denial", `{` + app1 + `, "ingress": [], "ingressDeny": [` + fromTwo + `]}`},
 		{"requirements that nobody meets", `{` + app1 + `, "ingress": [{"fromRequires": [{"matchLabels": {"k8s:env": "prod"}, "matchExpressions": [{"key": "k8s:env", "operator": "NotIn", "values": ["prod"]}]}]}]}`},
 		{"requirements that exclude the element's peers", `{` + app1 + `, "ingress": [
 			{"fromEndpoints": [{"matchLabels": {"k8s:env": "prod"}}], "fromRequires": [{"matchLabels": {"k8s:env": "test"}}]},
@@ -122,6 +125,19 @@ func TestFindingsReadAsTranscripts(t *testing.T) {
 	}
 	if diff := cmp.Diff(string(want), got.String()); diff != "" {
 		t.Errorf("-want +got:\n%s", diff)
+	}
+}
+
+// TestAnImportWarnsOfSectionsThatCloseNothing, beside prefixes, and of nothing that
+// depends on other rules.
+func TestAnImportWarnsOfSectionsThatCloseNothing(t *testing.T) {
+	rules := rulesOf(t, `[{`+app1+`, "egress": []}, {`+app1+`, "ingress": [`+fromTwo+`]}, {`+app1+`, "labels": ["x"], "ingress": [`+fromTwo+`]}]`)
+	var got []string
+	for _, f := range lint.OnImport(rules, lint.World{}) {
+		got = append(got, f.Place()+": "+string(f.Check))
+	}
+	if diff := cmp.Diff([]string{"p.json:1 (rule 1): rule [rule 1]: egress: never-matches"}, got); diff != "" {
+		t.Error(diff)
 	}
 }
 
