@@ -167,6 +167,8 @@ func (d *decoder) object(n *node, v reflect.Value, path string) {
 		at := path + "." + key.text
 		field, known := fields[key.text]
 		switch {
+		case !known && slices.Contains(unenforcedFields[v.Type()], key.text):
+			d.fail(key, at, "%v", ErrUnsupported)
 		case !known:
 			d.fail(key, at, "unknown field %q; %s", key.text, suggestion(key.text, fields))
 		case seen[key.text]:

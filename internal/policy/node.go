@@ -79,6 +79,7 @@ func readDocument(name string, data []byte) (*node, error) {
 	if len(data) > maxBytes {
 		return nil, &Error{File: name, Line: 1, Column: 1, Path: "$", Msg: fmt.Sprintf("the document has %d bytes; at most %d are read, so import it in parts", len(data), maxBytes)}
 	}
+	data = bytes.TrimPrefix(data, []byte("\ufeff")) // the byte-order mark that some editors write
 	if isYAML(name, data) {
 		return readYAML(name, data)
 	}

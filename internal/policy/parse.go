@@ -5,6 +5,7 @@ package policy
 import (
 	"fmt"
 	"reflect"
+	"slices"
 
 	"cilium.local/cilium/internal/label"
 )
@@ -25,6 +26,10 @@ func Parse(name string, data []byte) ([]*Rule, error) {
 	rules := make([]*Rule, 0, len(items))
 	for i, item := range items {
 		r := &Rule{Origin: Origin{File: name, Line: item.line, Index: i}}
+		if isKubernetesObject(item) {
+			d.fail(item, path(i), "this is a Kubernetes object; import what is under its spec, or its specs, as a list")
+			continue
+		}
 		d.decode(item, reflect.ValueOf(r).Elem(), path(i))
 		rules = append(rules, r)
 	}
@@ -38,6 +43,11 @@ func Parse(name string, data []byte) ([]*Rule, error) {
 		return nil, d.err()
 	}
 	return rules, nil
+}
+
+// isKubernetesObject reports whether a value is an object around rules.
+func isKubernetesObject(n *node) bool {
+	return slices.ContainsFunc(n.keys, func(key *node) bool { return key.text == "apiVersion" || key.text == "kind" })
 }
 
 func newDecoder(name string, data []byte) (*decoder, *node, error) {

@@ -8,6 +8,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"cilium.local/cilium/internal/l4"
 	"cilium.local/cilium/internal/policy"
 )
 
@@ -67,6 +68,46 @@ func TestRulesSurviveBeingWrittenAndRead(t *testing.T) {
 		if !strings.Contains(string(first), kept) {
 			t.Errorf("lost %s", kept)
 		}
+	}
+}
+
+// TestAByteOrderMarkIsNoPartOfADocument reads JSON and YAML that begin with one, with
+// and without a name that tells which it is; places are those without it.
+func TestAByteOrderMarkIsNoPartOfADocument(t *testing.T) {
+	const mark = "\ufeff"
+	for _, name := range []string{"a.json", "stdin"} {
+		if rules, err := policy.Parse(name, []byte(mark+`[{"endpointSelector": {}}]`)); err != nil || len(rules) != 1 {
+			t.Errorf("%s: %d rules, %v", name, len(rules), err)
+		}
+	}
+	if rules, err := policy.Parse("a.yaml", []byte(mark+"- endpointSelector: {}\n")); err != nil || len(rules) != 1 {
+		t.Errorf("%d rules, %v", len(rules), err)
+	}
+	_, err := policy.Parse("a.json", []byte(mark+`{"a": 1}`))
+	if err == nil || !strings.HasPrefix(err.Error(), "a.json:1:2: ") {
+		t.Error(err)
+	}
+}
+
+// TestTypesOfICMPv6HaveTheNumbersOfTheirNames has the names that IANA gave last.
+func TestTypesOfICMPv6HaveTheNumbersOfTheirNames(t *testing.T) {
+	for name, number := range map[string]uint16{
+		"RedirectMessage": 137, "RouterRenumbering": 138, "ICMPNodeInformationQuery": 139, "ICMPNodeInformationResponse": 140,
+		"InverseNeighborDiscoverySolicitation": 141, "InverseNeighborDiscoveryAdvertisement": 142,
+		"HomeAgentAddressDiscoveryRequest": 144, "HomeAgentAddressDiscoveryReply": 145, "MobilePrefixSolicitation": 146,
+		"MobilePrefixAdvertisement": 147, "DuplicateAddressRequestCodeSuffix": 157, "DuplicateAddressConfirmationCodeSuffix": 158,
+		"ExtendedEchoRequest": 160, "ExtendedEchoReply": 161,
+	} {
+		rules, err := policy.Parse("p.json", []byte(`[{"endpointSelector": {}, "ingress": [{"icmps": [{"fields": [{"family": "IPv6", "type": "`+name+`"}]}]}]}]`))
+		if err != nil {
+			t.Error(err)
+			continue
+		}
+		rules[0].Terms(policy.Ingress)[0].EachPort(func(protocol l4.Protocol, from, to uint16) {
+			if protocol != l4.ICMPv6 || from != number || to != number {
+				t.Errorf("%s is %s %d to %d, want %d", name, protocol, from, to, number)
+			}
+		})
 	}
 }
 

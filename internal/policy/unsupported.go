@@ -5,6 +5,7 @@ package policy
 import (
 	"errors"
 	"fmt"
+	"reflect"
 	"slices"
 
 	"cilium.local/cilium/internal/identity"
@@ -18,6 +19,17 @@ var ErrUnsupported = errors.New("not enforced by this version")
 // can be refused instead of being accepted and ignored. Each is an *Error; several
 // are joined. It returns nil when all of the rule is enforced.
 func (r *Rule) Unsupported() error { return errors.Join(r.unsupported...) }
+
+// unenforcedFields are fields of Cilium that are not read at all, by what they are
+// in. Unsupported names those that are read.
+var unenforcedFields = map[reflect.Type][]string{
+	reflect.TypeFor[IngressSpec](): {"authentication", "fromGroups"},
+	reflect.TypeFor[EgressSpec]():  {"authentication", "toGroups"},
+	reflect.TypeFor[CIDRSpec]():    {"cidrGroupRef", "cidrGroupSelector"},
+	reflect.TypeFor[PortsSpec]():   {"listener", "originatingTLS", "terminatingTLS"},
+	reflect.TypeFor[L7Spec]():      {"l7", "l7proto"},
+	reflect.TypeFor[HeaderSpec]():  {"secret"},
+}
 
 // unsupported collects them with their places in the document.
 type unsupported struct {
