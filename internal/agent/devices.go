@@ -3,8 +3,10 @@
 package agent
 
 import (
+	"context"
 	"fmt"
 	"net/netip"
+	"time"
 
 	"cilium.local/cilium/internal/datapath/device"
 	"cilium.local/cilium/internal/endpoint"
@@ -55,4 +57,20 @@ func (d devices) Index(hostName string) (int, error) {
 		return 0, fmt.Errorf("device of a restored endpoint: %w", err)
 	}
 	return found.Index, nil
+}
+
+// Exists asks the kernel for a device.
+func (d devices) Exists(ifindex int) (bool, error) { return device.Exists(ifindex) }
+
+// goneEvery is the time between two looks for devices that are gone; events tell of most
+// at once.
+const goneEvery = 3 * time.Second
+
+// followDevices removes endpoints whose devices go.
+func (a *Agent) followDevices(ctx context.Context) error {
+	return device.WatchRemovals(ctx, goneEvery, func() {
+		if err := a.endpoints.RemoveGone(ctx); err != nil && ctx.Err() == nil {
+			a.log.Warn("endpoints without a device", "error", err)
+		}
+	})
 }

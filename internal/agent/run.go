@@ -63,6 +63,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	spawn("endpoints", a.endpoints.Run)
 	spawn("policy", a.enforcer.Run)
 	spawn("identity changes", a.followIdentities)
+	spawn("devices", a.followDevices)
 	spawn("node addresses", a.rows.watchHost)
 	if a.flows != nil {
 		spawn("flow log", a.flows.Run)

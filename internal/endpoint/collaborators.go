@@ -54,6 +54,9 @@ type Devices interface {
 	Delete(e Endpoint) error
 	// Index returns the index of the host end, or an error when it is gone.
 	Index(hostName string) (int, error)
+	// Exists tells whether the kernel has a device of that index; an error says that
+	// it is not known.
+	Exists(ifindex int) (bool, error)
 }
 
 // Datapath is the kernel side of an endpoint.

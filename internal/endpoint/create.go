@@ -85,6 +85,9 @@ func (m *Manager) Create(ctx context.Context, spec Spec) (Endpoint, error) {
 		return Endpoint{}, err
 	}
 	ent, err := m.admit(spec)
+	if errors.Is(err, ErrConflict) && m.RemoveGone(ctx) == nil {
+		ent, err = m.admit(spec) // what is in the way may be gone
+	}
 	if err != nil {
 		return Endpoint{}, err
 	}

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net"
 	"net/netip"
 	"slices"
@@ -29,6 +30,7 @@ type world struct {
 	devices map[string]int
 	numbers map[string]identity.ID
 	nextIP  int
+	lookups error // of every look for a device
 }
 
 func newWorld() *world {
@@ -159,6 +161,12 @@ func (w *world) Index(hostName string) (int, error) {
 		return index, nil
 	}
 	return 0, errors.New("no such device")
+}
+
+func (w *world) Exists(ifindex int) (bool, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return slices.Contains(slices.Collect(maps.Values(w.devices)), ifindex), w.lookups
 }
 
 func (w *world) Publish(_ context.Context, e endpoint.Endpoint) error {
