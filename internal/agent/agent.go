@@ -53,6 +53,8 @@ type Agent struct {
 	metrics    *metrics.Metrics
 	kernel     probe.Features
 	host       *device.Host
+	hostRows   *hostRows
+	devices    devices
 	dp         *datapath.Datapath
 	store      *kvstore.Store
 	identities *identities
@@ -130,6 +132,9 @@ func (a *Agent) openMetrics(context.Context) error {
 	return nil
 }
 
+// hostDevice is the name of the node's gateway device.
+const hostDevice = "cilium_host"
+
 // openKernel checks what the kernel can do, sets up the node's own device and
 // loads the data plane.
 func (a *Agent) openKernel(ctx context.Context) (err error) {
@@ -145,7 +150,7 @@ func (a *Agent) openKernel(ctx context.Context) (err error) {
 		}
 	}
 	n := a.cfg.Network
-	host := device.HostConfig{MAC: a.gatewayMAC(), MTU: a.mtu}
+	host := device.HostConfig{Name: hostDevice, MAC: a.gatewayMAC(), MTU: a.mtu}
 	host.IPv4, host.IPv6 = gateway(n.IPv4Range), gateway(n.IPv6Range)
 	for _, prefix := range []netip.Prefix{n.IPv4Range, n.IPv6Range} {
 		if prefix.IsValid() {
@@ -155,6 +160,7 @@ func (a *Agent) openKernel(ctx context.Context) (err error) {
 	if a.host, err = device.SetupHost(ctx, host); err != nil {
 		return err
 	}
+	a.hostRows = newHostRows(host, a.log)
 	a.dp, err = datapath.Open(a.datapathConfig(), a.log)
 	if err != nil {
 		return err
@@ -282,14 +288,14 @@ func (a *Agent) openEndpoints(context.Context) error {
 	if err != nil {
 		return fmt.Errorf("--labels: %w", err)
 	}
+	a.devices = devices{gateway(a.cfg.Network.IPv4Range), gateway(a.cfg.Network.IPv6Range), a.hostRows}
 	a.endpoints, err = endpoint.New(endpoint.Config{
 		Dir: a.cfg.path("endpoints"), HostName: device.HostName, PeerName: device.PeerName,
 		HostMAC: a.host.MAC, MTU: a.mtu,
 		Relevant: func(s label.Set) label.Set { relevant, _ := filter.Apply(s); return a.withCluster(relevant) },
 	}, endpoint.Collaborators{
 		Addresses: a.book, Identities: a.identities, Policies: a.enforcer,
-		Devices:  devices{gateway(a.cfg.Network.IPv4Range), gateway(a.cfg.Network.IPv6Range)},
-		Datapath: a.rows,
+		Devices: a.devices, Datapath: a.rows,
 	}, a.log)
 	return err
 }

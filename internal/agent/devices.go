@@ -13,7 +13,10 @@ import (
 )
 
 // devices implements endpoint.Devices on the node's network namespace.
-type devices struct{ gateway4, gateway6 netip.Addr }
+type devices struct {
+	gateway4, gateway6 netip.Addr
+	host               *hostRows
+}
 
 // Create makes the pair. A pair of that name is a leftover, since the manager
 // gave the name to nobody else.
@@ -29,10 +32,7 @@ func (d devices) Create(e endpoint.Endpoint) (int, error) {
 // Configure adds the host's routes and sets up the container end when the
 // endpoint names a network namespace.
 func (d devices) Configure(e endpoint.Endpoint) error {
-	err := device.AddHostRoutes(device.HostRoute{
-		HostName: e.Device.HostName, MAC: e.Device.MAC, IPv4: e.IPv4, IPv6: e.IPv6,
-		GatewayIPv4: d.gateway4, GatewayIPv6: d.gateway6,
-	})
+	err := d.host.add(d.hostRoute(e))
 	if err != nil || e.Device.NetNS == "" {
 		return err
 	}
@@ -48,7 +48,10 @@ func (d devices) container(e endpoint.Endpoint) device.Interface {
 }
 
 // Delete removes the pair; the kernel removes its routes and neighbours with it.
-func (d devices) Delete(e endpoint.Endpoint) error { return device.Delete(e.Device.HostName) }
+func (d devices) Delete(e endpoint.Endpoint) error {
+	d.host.routes.Delete(e.Device.HostName) // first, or it would be missed
+	return device.Delete(e.Device.HostName)
+}
 
 // Index finds the host end and checks that it is this agent's.
 func (d devices) Index(hostName string) (int, error) {

@@ -60,7 +60,7 @@ func (a *Agent) datapathStatus() *api.Status {
 	if a.cfg.Datapath.LegacyHooks || !a.kernel.TCX {
 		form = "clsact filters"
 	}
-	for _, s := range a.rows.status() {
+	for _, s := range a.reconcilers() {
 		if s.LastError != nil {
 			return &api.Status{State: api.SeverityFailure, Msg: fmt.Sprintf("kernel table %s: %v", s.Table, s.LastError)}
 		}

@@ -78,7 +78,7 @@ func (a *Agent) openPeers(context.Context) error {
 		refused: map[claim]string{}, unreached: map[nodes.Key]string{},
 	}
 	p.tunnelsWriter = reconcile.New(p.tunnels, kernel, reconcile.Options[bpfmap.Node]{Log: a.log})
-	p.routesWriter = reconcile.New(p.routes, device.NodeRoutes{}, reconcile.Options[device.NodeRoute]{Log: a.log})
+	p.routesWriter = reconcile.New(p.routes, device.NewNodeRoutes(), reconcile.Options[device.NodeRoute]{Log: a.log, CompareEvery: hostCompare})
 	for _, prefix := range a.self().Ranges() {
 		p.ipcache.Set(ipcache.Range, prefix, worldOf(prefix.Addr()))
 	}

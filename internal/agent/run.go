@@ -41,6 +41,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	}
 	spawn("endpoint rows", a.rows.endpointsWriter.Run)
 	spawn("address rows", a.rows.addressesWriter.Run)
+	spawn("host routes", a.hostRows.run)
 	spawn("other nodes", a.followPeers)
 	a.rows.running.Store(true)
 	if err := a.endpoints.Resume(ctx); err != nil {
@@ -110,7 +111,9 @@ func (a *Agent) restore(ctx context.Context) error {
 	}
 	for _, e := range alive {
 		a.rows.stage(e)
+		a.hostRows.routes.Upsert(e.Device.HostName, a.devices.hostRoute(e))
 	}
+	a.hostRows.routes.MarkComplete()
 	addrs, err := device.HostAddresses()
 	if err != nil {
 		return err

@@ -13,6 +13,7 @@ import (
 	"cilium.local/cilium/api"
 	"cilium.local/cilium/internal/apiserver"
 	"cilium.local/cilium/internal/datapath/bpfmap"
+	"cilium.local/cilium/internal/reconcile"
 )
 
 // tables implements apiserver.Tables: everything that has rows, by name.
@@ -178,9 +179,14 @@ func (a *Agent) counterRows() ([][]string, error) {
 	return out, err
 }
 
+// reconcilers tells how all that is wanted of this node's kernel stands.
+func (a *Agent) reconcilers() []reconcile.Status {
+	return append(a.rows.status(), a.hostRows.status()...)
+}
+
 func (a *Agent) reconcilerRows() ([][]string, error) {
 	var out [][]string
-	for _, s := range a.rows.status() {
+	for _, s := range a.reconcilers() {
 		message := ""
 		if s.LastError != nil {
 			message = s.LastError.Error()

@@ -154,12 +154,12 @@ func leftovers(p place) ([]leftover, error) {
 	if _, err := net.InterfaceByName(datapath.OverlayName); err == nil {
 		list = append(list, leftover{"device " + datapath.OverlayName, func() error { return device.RemoveOverlay(datapath.OverlayName) }})
 	}
-	routes, err := device.NodeRoutes{}.Dump()
+	routes, err := device.NewNodeRoutes().Dump()
 	if err != nil {
 		return nil, err
 	}
 	for to := range routes {
-		list = append(list, leftover{"route to " + to.String(), func() error { return device.NodeRoutes{}.Delete(to) }})
+		list = append(list, leftover{"route to " + to.String(), func() error { return device.NewNodeRoutes().Delete(to) }})
 	}
 	for _, dir := range p.state {
 		for _, path := range present(dir, stateFiles) {

@@ -4,6 +4,7 @@ package device
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -46,16 +47,27 @@ type Host struct {
 	MAC   net.HardwareAddr
 }
 
+// named fills in the default names.
+func (c HostConfig) named() HostConfig {
+	c.Name, c.PeerName = cmp.Or(c.Name, "cilium_host"), cmp.Or(c.PeerName, "cilium_net")
+	return c
+}
+
+// gateways are the addresses of the families that the node has.
+func (c HostConfig) gateways() (list []netip.Addr) {
+	for _, addr := range []netip.Addr{c.IPv4, c.IPv6} {
+		if addr.IsValid() {
+			list = append(list, addr)
+		}
+	}
+	return list
+}
+
 // SetupHost makes the gateway device, or adopts the one that a former agent
 // left, and brings its addresses and the routes of the ranges in line with the
 // configuration: gateway addresses of a former configuration go.
 func SetupHost(ctx context.Context, cfg HostConfig) (*Host, error) {
-	if cfg.Name == "" {
-		cfg.Name = "cilium_host"
-	}
-	if cfg.PeerName == "" {
-		cfg.PeerName = "cilium_net"
-	}
+	cfg = cfg.named()
 	h, err := netlink.NewHandle(unix.NETLINK_ROUTE)
 	if err != nil {
 		return nil, fmt.Errorf("set up device %s: open netlink: %w", cfg.Name, err)
@@ -181,10 +193,7 @@ func hostUp(h *netlink.Handle, link netlink.Link, cfg HostConfig) error {
 // hostAddresses makes the gateway addresses the only ones of the device.
 func hostAddresses(h *netlink.Handle, link netlink.Link, cfg HostConfig) error {
 	wanted := map[string]bool{}
-	for _, addr := range []netip.Addr{cfg.IPv4, cfg.IPv6} {
-		if !addr.IsValid() {
-			continue
-		}
+	for _, addr := range cfg.gateways() {
 		wanted[prefixNet(addr).String()] = true
 		if err := h.AddrReplace(link, &netlink.Addr{IPNet: prefixNet(addr), Flags: unix.IFA_F_NODAD}); err != nil {
 			return fmt.Errorf("add address %s: %w", addr, err)

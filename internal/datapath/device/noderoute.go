@@ -25,12 +25,18 @@ type NodeRoute struct {
 }
 
 // NodeRoutes are the host's routes to other nodes' ranges, in the caller's network
-// namespace.
-type NodeRoutes struct{}
+// namespace. Make them with NewNodeRoutes.
+type NodeRoutes struct {
+	left map[netip.Prefix]NodeRoute // to the network, because the node is no neighbour
+}
+
+// NewNodeRoutes returns a target that has written nothing yet.
+func NewNodeRoutes() NodeRoutes { return NodeRoutes{left: map[netip.Prefix]NodeRoute{}} }
 
 // Update adds or changes a route. A node that is no neighbour is left to the network:
 // then there is no route, and no error.
-func (NodeRoutes) Update(to netip.Prefix, r NodeRoute) error {
+func (n NodeRoutes) Update(to netip.Prefix, r NodeRoute) error {
+	delete(n.left, to)
 	route := nodeRoute(to)
 	route.Src = r.Source.AsSlice()
 	if r.Overlay != 0 {
@@ -40,6 +46,9 @@ func (NodeRoutes) Update(to netip.Prefix, r NodeRoute) error {
 		}
 	} else {
 		direct, err := neighbour(r.Via)
+		if err == nil && direct == 0 {
+			n.left[to] = r
+		}
 		if err != nil || direct == 0 {
 			return err
 		}
@@ -52,7 +61,8 @@ func (NodeRoutes) Update(to netip.Prefix, r NodeRoute) error {
 }
 
 // Delete removes a route; one that is gone is no error.
-func (NodeRoutes) Delete(to netip.Prefix) error {
+func (n NodeRoutes) Delete(to netip.Prefix) error {
+	delete(n.left, to)
 	route := nodeRoute(to)
 	route.Scope = netlink.SCOPE_NOWHERE // of whichever scope it is
 	if err := netlink.RouteDel(route); err != nil && !errors.Is(err, unix.ESRCH) {
@@ -61,8 +71,8 @@ func (NodeRoutes) Delete(to netip.Prefix) error {
 	return nil
 }
 
-// Dump returns the routes that are there.
-func (NodeRoutes) Dump() (map[netip.Prefix]NodeRoute, error) {
+// Dump returns the routes that are there, and those that are still left to the network.
+func (n NodeRoutes) Dump() (map[netip.Prefix]NodeRoute, error) {
 	found := map[netip.Prefix]NodeRoute{}
 	for _, family := range []int{netlink.FAMILY_V4, netlink.FAMILY_V6} {
 		filter := &netlink.Route{Protocol: routeProtocol, Type: unix.RTN_UNICAST}
@@ -80,6 +90,18 @@ func (NodeRoutes) Dump() (map[netip.Prefix]NodeRoute, error) {
 				is.Overlay = r.LinkIndex
 			}
 			found[prefix] = is
+		}
+	}
+	for to, r := range n.left {
+		if _, present := found[to]; present {
+			continue
+		}
+		direct, err := neighbour(r.Via)
+		if err != nil {
+			return nil, err
+		}
+		if direct == 0 {
+			found[to] = r
 		}
 	}
 	return found, nil
