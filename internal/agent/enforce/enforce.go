@@ -15,7 +15,10 @@
 // identities, which changes no verdict, then addresses become theirs, and then
 // the rules change, at once.
 //
-// An Enforcer is safe for concurrent use; rounds run one after the other.
+// An Enforcer is safe for concurrent use; rounds run one after the other. A policy
+// that falls out of use is emptied between rounds, and its number is given out
+// again only then: what a round that is under way writes by number concerns the
+// policies that had the numbers when it began.
 package enforce
 
 import (
@@ -24,6 +27,7 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -72,10 +76,11 @@ type Config struct {
 	Log      *slog.Logger
 }
 
-// slot is the policy of one identity in use.
+// slot is the policy of one identity in use. What the kernel has of it changes
+// only with rounds held, so that a round reads it without mu.
 type slot struct {
-	identity identity.Identity
-	policyID uint32
+	identity identity.Identity // never changes
+	policyID uint32            // never changes
 	uses     int
 	realized bool  // the kernel has it
 	whole    bool  // the kernel's state is not known: it gets all of it
@@ -96,6 +101,7 @@ type Enforcer struct {
 	mu       sync.Mutex
 	slots    map[identity.ID]*slot
 	byNumber map[uint32]identity.ID
+	retired  map[uint32]struct{} // out of use, and not emptied yet
 	revision uint64
 	mode     policy.Mode
 }
@@ -113,6 +119,7 @@ func New(cfg Config) *Enforcer {
 		cfg: cfg, wake: make(chan struct{}, 1), mode: cfg.Options.Mode,
 		engine: compile.NewEngine(cfg.Options, cfg.MaxEntries), rules: map[uint32]*policy.Rule{},
 		slots: map[identity.ID]*slot{}, byNumber: map[uint32]identity.ID{},
+		retired: map[uint32]struct{}{},
 	}
 	f.stale.Store(true)
 	return f
@@ -171,8 +178,17 @@ func (f *Enforcer) Acquire(_ context.Context, id identity.Identity) (uint32, uin
 		if !f.realized(s) {
 			err = f.present()
 		}
-		f.rounds.Unlock()
+		f.endRound()
 	}
+	number, revision, err := f.acquired(s, err)
+	if err != nil {
+		f.emptyRetired()
+	}
+	return number, revision, err
+}
+
+// acquired returns what came of the use of a slot, and ends the use if it failed.
+func (f *Enforcer) acquired(s *slot, err error) (uint32, uint64, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if s.refused != nil {
@@ -231,16 +247,21 @@ func (f *Enforcer) slot(id identity.Identity, wanted uint32) (*slot, error) {
 // number returns the wanted number if it is free, and else the lowest that is:
 // the kernel keeps the emptied map of a number for its next policy.
 func (f *Enforcer) number(wanted uint32) (uint32, error) {
-	_, taken := f.byNumber[wanted]
-	if wanted != 0 && wanted < maxPolicyID && wanted%numberStep == 0 && !taken {
+	if wanted != 0 && wanted < maxPolicyID && wanted%numberStep == 0 && f.free(wanted) {
 		return wanted, nil
 	}
 	for number := uint32(numberStep); number < maxPolicyID; number += numberStep {
-		if _, taken := f.byNumber[number]; !taken {
+		if f.free(number) {
 			return number, nil
 		}
 	}
 	return 0, errors.New("all policy numbers are in use")
+}
+
+func (f *Enforcer) free(number uint32) bool {
+	_, taken := f.byNumber[number]
+	_, retired := f.retired[number]
+	return !taken && !retired
 }
 
 // PolicyID returns the number of an identity in use, or 0.
@@ -256,7 +277,7 @@ func (f *Enforcer) PolicyID(id identity.ID) uint32 {
 // Entries returns what the kernel is to have for an identity in use.
 func (f *Enforcer) Entries(id identity.ID) (compile.Entries, bool) {
 	f.rounds.Lock()
-	defer f.rounds.Unlock()
+	defer f.endRound()
 	f.mu.Lock()
 	_, ok := f.slots[id]
 	f.mu.Unlock()
@@ -277,25 +298,72 @@ func (f *Enforcer) Revision() uint64 {
 	return f.revision
 }
 
-// Release ends one use of an identity; the last one removes its policy.
+// Release ends one use of an identity; the last one removes its policy, at once
+// or at the end of the round that is under way.
 func (f *Enforcer) Release(id identity.ID) {
 	f.mu.Lock()
-	defer f.mu.Unlock()
-	s, ok := f.slots[id]
-	if !ok {
-		return
+	if s, ok := f.slots[id]; ok {
+		f.release(s)
 	}
-	f.release(s)
+	f.mu.Unlock()
+	f.emptyRetired()
 }
 
-// release ends one use and, after the last, removes the policy from the kernel.
+// release ends one use and, after the last, retires the policy. The caller holds mu.
 func (f *Enforcer) release(s *slot) {
 	if s.uses--; s.uses > 0 {
 		return
 	}
 	delete(f.slots, s.identity.ID)
 	delete(f.byNumber, s.policyID)
-	if err := f.cfg.Kernel.Delete(s.policyID, s.policyID|auditBit); err != nil {
-		f.cfg.Log.Warn("remove unused policy", "policy", s.policyID, "error", err)
+	f.retired[s.policyID] = struct{}{}
+}
+
+// endRound empties what was retired during the round, and lets the next begin.
+func (f *Enforcer) endRound() {
+	f.emptyLocked()
+	f.rounds.Unlock()
+	f.emptyRetired() // what was retired since
+}
+
+// emptyRetired empties retired policies, unless a round is under way: then its end does.
+func (f *Enforcer) emptyRetired() {
+	for f.retirees() > 0 && f.rounds.TryLock() {
+		done := f.emptyLocked()
+		f.rounds.Unlock()
+		if !done {
+			return // the next round tries again
+		}
 	}
+}
+
+func (f *Enforcer) retirees() int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return len(f.retired)
+}
+
+// emptyLocked removes retired policies from the kernel, after which their numbers
+// are free, and tells whether it could. The caller holds rounds.
+func (f *Enforcer) emptyLocked() bool {
+	f.mu.Lock()
+	numbers := slices.Sorted(maps.Keys(f.retired))
+	f.mu.Unlock()
+	if len(numbers) == 0 {
+		return true
+	}
+	ids := make([]uint32, 0, 2*len(numbers))
+	for _, number := range numbers {
+		ids = append(ids, number, number|auditBit)
+	}
+	if err := f.cfg.Kernel.Delete(ids...); err != nil {
+		f.cfg.Log.Warn("unused policies stay until the next round", "policies", numbers, "error", err)
+		return false
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for _, number := range numbers {
+		delete(f.retired, number)
+	}
+	return true
 }

@@ -125,8 +125,17 @@ func newNode(t *testing.T, known ...identity.Identity) *node {
 		kernel: &kernel{policies: map[uint32]compile.Entries{}, addresses: map[netip.Prefix]identity.ID{}}, revision: 1,
 		identities: append(identity.Reserved(), known...),
 	}
-	n.Enforcer = enforce.New(enforce.Config{
-		Kernel: n.kernel, Addresses: n.kernel, Prefixes: cidrid.New(nil), MaxEntries: maxEntries,
+	n.Enforcer = n.enforcer(n.kernel)
+	return n
+}
+
+// enforcer returns one that works on a kernel.
+func (n *node) enforcer(k interface {
+	enforce.Kernel
+	enforce.Addresses
+}) *enforce.Enforcer {
+	return enforce.New(enforce.Config{
+		Kernel: k, Addresses: k, Prefixes: cidrid.New(nil), MaxEntries: maxEntries,
 		Rules: func() ([]*policy.Rule, uint64) {
 			n.mu.Lock()
 			defer n.mu.Unlock()
@@ -142,18 +151,12 @@ func newNode(t *testing.T, known ...identity.Identity) *node {
 		Failed:   func(err error) { n.failed = err },
 		Log:      slog.New(slog.DiscardHandler),
 	})
-	return n
 }
 
 // only lets app1 be reached from the app alone.
 func only(t *testing.T, from int) []*policy.Rule {
 	t.Helper()
-	rules, err := policy.Parse("test", fmt.Appendf(nil, `[{"endpointSelector": {"matchLabels": {"id": "app1"}},
-		"ingress": [{"fromEndpoints": [{"matchLabels": {"id": "app%d"}}]}]}]`, from))
-	if err != nil {
-		t.Fatal(err)
-	}
-	return rules
+	return pairs(t, from)
 }
 
 func (n *node) setRules(rules []*policy.Rule) {

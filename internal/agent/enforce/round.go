@@ -21,7 +21,7 @@ import (
 func (f *Enforcer) Round() error {
 	f.rounds.Lock()
 	err := f.present()
-	f.rounds.Unlock()
+	f.endRound()
 	if err != nil && f.cfg.Failed != nil {
 		f.cfg.Failed(err)
 	}
@@ -51,14 +51,13 @@ func (f *Enforcer) present() error {
 // not called. When commit fails, the present rules are enforced again.
 func (f *Enforcer) Try(rules []*policy.Rule, revision uint64, commit func() error) error {
 	f.rounds.Lock()
-	defer f.rounds.Unlock()
+	defer f.endRound()
 	change := f.difference(rules)
 	if err := f.widen(change); err != nil {
 		return err
 	}
 	f.takeUp(change)
 	if err := f.apply(revision, true); err != nil {
-		err = f.blamed(err)
 		f.takeUp(change.reversed())
 		f.cfg.Prefixes.Release(f.prefixes(change.added))
 		return errors.Join(err, f.narrow())
@@ -76,7 +75,7 @@ func (f *Enforcer) Try(rules []*policy.Rule, revision uint64, commit func() erro
 // Check tells whether rules would fit, as Try does, and changes nothing.
 func (f *Enforcer) Check(rules []*policy.Rule) error {
 	f.rounds.Lock()
-	defer f.rounds.Unlock()
+	defer f.endRound()
 	c := f.difference(rules)
 	prefixes := f.prefixes(c.added)
 	fresh, err := f.cfg.Prefixes.Acquire(prefixes)
@@ -103,7 +102,7 @@ func (f *Enforcer) fits() error {
 	for _, s := range f.inUse() {
 		for _, ref := range refs(s.identity.ID) {
 			if n := f.engine.Size(ref); n > f.cfg.MaxEntries {
-				errs = append(errs, f.blamed(&bpfmap.TooLargeError{PolicyID: s.number(ref), Entries: n, Max: f.cfg.MaxEntries}))
+				errs = append(errs, f.blame(s, &bpfmap.TooLargeError{PolicyID: s.number(ref), Entries: n, Max: f.cfg.MaxEntries}))
 			}
 		}
 	}
@@ -235,7 +234,10 @@ func (f *Enforcer) takeUpSubjects() {
 	wanted := map[identity.ID]struct{}{}
 	for _, s := range f.inUse() {
 		wanted[s.identity.ID] = struct{}{}
-		f.engine.AddSubject(s.identity)
+		if !f.engine.HasSubject(s.identity) {
+			f.engine.RemoveSubject(s.identity.ID) // of other labels
+			f.engine.AddSubject(s.identity)
+		}
 	}
 	for _, id := range f.engine.Subjects() {
 		if _, ok := wanted[id]; !ok {
@@ -244,21 +246,17 @@ func (f *Enforcer) takeUpSubjects() {
 	}
 }
 
-func (f *Enforcer) inUse() []slot {
+func (f *Enforcer) inUse() []*slot {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	slots := make([]slot, 0, len(f.slots))
-	for _, s := range f.slots {
-		slots = append(slots, *s)
-	}
-	return slots
+	return slices.Collect(maps.Values(f.slots))
 }
 
 // SetMode changes the enforcement mode of the node. When the kernel refuses what
 // that makes of the policies, the mode stays as it was.
 func (f *Enforcer) SetMode(mode policy.Mode) error {
 	f.rounds.Lock()
-	defer f.rounds.Unlock()
+	defer f.endRound()
 	before := f.Mode()
 	f.engine.SetMode(mode)
 	if err := f.apply(f.Revision(), true); err != nil {
@@ -289,131 +287,126 @@ func (s *slot) number(ref compile.Ref) uint32 {
 	return s.policyID
 }
 
-// deltas returns what the kernel is to change, by policy number.
-func (f *Enforcer) deltas() map[uint32]compile.Delta {
+// batch is what the kernel is to change at once. It names the slots that it is
+// about: until it is in the kernel they may fall out of use, and their identities
+// may come back with other slots, under other numbers.
+type batch struct {
+	deltas map[uint32]compile.Delta // by policy number
+	slots  map[uint32]*slot         // by policy number
+	closed map[uint32]struct{}      // the numbers of policies that do not fit and are closed instead
+}
+
+// batch returns what the engine has changed since the last. A slot that came after
+// the engine was told of those in use waits for the next round.
+func (f *Enforcer) batch() batch {
+	b := batch{deltas: map[uint32]compile.Delta{}, slots: map[uint32]*slot{}, closed: map[uint32]struct{}{}}
 	changes := f.engine.Changes()
-	deltas := map[uint32]compile.Delta{}
 	for _, s := range f.inUse() {
+		if !f.engine.HasSubject(s.identity) || !f.engine.HasIdentity(s.identity) {
+			continue
+		}
 		for _, ref := range refs(s.identity.ID) {
+			d, changed := changes[ref]
 			if s.whole {
-				deltas[s.number(ref)] = f.engine.Whole(ref)
-			} else if d, ok := changes[ref]; ok {
-				deltas[s.number(ref)] = d
+				d = f.engine.Whole(ref)
+			}
+			if s.whole || changed {
+				b.deltas[s.number(ref)], b.slots[s.number(ref)] = d, s
 			}
 		}
 	}
-	return deltas
+	return b
 }
 
 // apply brings the kernel to what the engine says. With all the revision is then
 // realized for every identity in use. After a failure the kernel's policies are
 // as before, and get their whole content next time.
 func (f *Enforcer) apply(revision uint64, all bool) error {
-	return f.hand(f.deltas(), revision, all)
+	return f.hand(f.batch(), revision, all)
 }
 
 // applyClosing does the same, but replaces a policy that does not fit by one that
 // allows nothing.
 func (f *Enforcer) applyClosing(revision uint64) error {
-	deltas := f.deltas()
+	b := f.batch()
 	var refused []error
 	for {
-		err := f.hand(deltas, revision, len(refused) == 0)
+		err := f.hand(b, revision, len(refused) == 0)
 		var tooLarge *bpfmap.TooLargeError
-		if !errors.As(err, &tooLarge) || deltas[tooLarge.PolicyID].Size == 0 {
+		if !errors.As(err, &tooLarge) || !f.closeInstead(b, tooLarge.PolicyID, err) {
 			return errors.Join(append(refused, err)...)
 		}
-		err = f.blamed(err)
-		deltas[tooLarge.PolicyID] = compile.Whole(compile.Entries{})
 		refused = append(refused, err)
-		f.refuse(tooLarge.PolicyID, err)
 	}
 }
 
-// refuse notes that a policy is replaced by a closed one. A companion that does
-// not fit costs only what it would report.
-func (f *Enforcer) refuse(number uint32, err error) {
+// closeInstead has a batch close a policy that does not fit, and notes why. It
+// tells whether that is of use. A companion that does not fit costs only what it
+// would report.
+func (f *Enforcer) closeInstead(b batch, number uint32, why error) bool {
+	s := b.slots[number]
+	if _, closed := b.closed[number]; s == nil || closed {
+		return false
+	}
+	b.deltas[number] = compile.Whole(compile.Entries{})
+	b.closed[number] = struct{}{}
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	s := f.slots[f.byNumber[number&^auditBit]]
-	if s == nil {
-		return
-	}
 	if number&auditBit == 0 {
-		s.refused = err
+		s.refused = why
 	}
 	s.whole = true
-	f.cfg.Log.Error("policy does not fit", "policy", number, "error", err)
+	f.cfg.Log.Error("policy does not fit", "policy", number, "error", why)
+	return true
 }
 
-// blamed adds which rule makes a policy too large.
-func (f *Enforcer) blamed(err error) error {
-	var tooLarge *bpfmap.TooLargeError
-	if !errors.As(err, &tooLarge) {
-		return err
-	}
-	f.mu.Lock()
-	id, audit := f.byNumber[tooLarge.PolicyID&^auditBit], tooLarge.PolicyID&auditBit != 0
-	labels := ""
-	if s := f.slots[id]; s != nil {
-		labels = s.identity.Labels.String()
-	}
-	f.mu.Unlock()
-	return fmt.Errorf("identity %d (%s): %w; most of them by %s", id, labels, err, f.engine.Blame(compile.Ref{Subject: id, Audit: audit}))
+// blame adds which rule makes a policy too large.
+func (f *Enforcer) blame(s *slot, err *bpfmap.TooLargeError) error {
+	ref := compile.Ref{Subject: s.identity.ID, Audit: err.PolicyID&auditBit != 0}
+	return fmt.Errorf("identity %d (%s): %w; most of them by %s", s.identity.ID, s.identity.Labels, err, f.engine.Blame(ref))
 }
 
-// hand gives deltas to the kernel and notes the outcome. The caller holds rounds.
-func (f *Enforcer) hand(deltas map[uint32]compile.Delta, revision uint64, all bool) error {
+// hand gives a batch to the kernel and notes the outcome. The caller holds rounds.
+func (f *Enforcer) hand(b batch, revision uint64, all bool) error {
 	var err error
-	if len(deltas) > 0 {
-		err = f.cfg.Kernel.Apply(deltas)
+	if len(b.deltas) > 0 {
+		err = f.cfg.Kernel.Apply(b.deltas)
 	}
-	gone := f.noteOutcome(deltas, revision, err == nil)
+	f.noteOutcome(b, revision, err == nil)
 	if err != nil {
-		return fmt.Errorf("put %d policies of revision %d into the kernel: %w", len(deltas), revision, err)
+		var tooLarge *bpfmap.TooLargeError
+		if errors.As(err, &tooLarge) && b.slots[tooLarge.PolicyID] != nil {
+			err = f.blame(b.slots[tooLarge.PolicyID], tooLarge)
+		}
+		return fmt.Errorf("put %d policies of revision %d into the kernel: %w", len(b.deltas), revision, err)
 	}
 	if all && f.cfg.Realized != nil {
 		f.cfg.Realized(revision)
 	}
-	if len(gone) > 0 {
-		return f.cfg.Kernel.Delete(gone...)
-	}
 	return nil
 }
 
-// noteOutcome returns the numbers whose policy was released during the round.
-func (f *Enforcer) noteOutcome(deltas map[uint32]compile.Delta, revision uint64, ok bool) (gone []uint32) {
+// noteOutcome notes what the kernel has of the batch's slots. Those that fell out
+// of use meanwhile are nobody's any more.
+func (f *Enforcer) noteOutcome(b batch, revision uint64, ok bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	for _, number := range slices.Sorted(maps.Keys(deltas)) {
-		s := f.slots[f.byNumber[number&^auditBit]]
+	for _, number := range slices.Sorted(maps.Keys(b.slots)) {
+		s := b.slots[number]
+		_, closed := b.closed[number]
 		switch {
-		case s == nil && ok:
-			gone = append(gone, number)
-		case s == nil:
 		case !ok:
 			s.whole = true
+		case number&auditBit != 0: // after the policy whose companion it is
+			s.whole = s.whole || closed
 		default:
-			f.noteHeld(s, number, deltas[number].Size)
+			s.realized, s.whole = true, closed
+			if !closed {
+				s.refused = nil
+			}
 		}
 	}
 	if ok {
 		f.revision = revision
-	}
-	return gone
-}
-
-// noteHeld notes that the kernel has a policy of a size. One that is not the
-// engine's was closed instead.
-func (f *Enforcer) noteHeld(s *slot, number uint32, size int) {
-	ref := compile.Ref{Subject: s.identity.ID, Audit: number&auditBit != 0}
-	held := size == f.engine.Size(ref)
-	if ref.Audit {
-		s.whole = s.whole || !held
-		return
-	}
-	s.realized, s.whole = true, !held
-	if held {
-		s.refused = nil
 	}
 }

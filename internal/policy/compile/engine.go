@@ -137,6 +137,12 @@ func (e *Engine) AddSubject(id identity.Identity) {
 	e.recompile(s)
 }
 
+// HasSubject reports whether the workload's policy is kept, for these very labels.
+func (e *Engine) HasSubject(id identity.Identity) bool {
+	s := e.subjects[id.ID]
+	return s != nil && s.id.Labels.Equal(id.Labels)
+}
+
 // RemoveSubject forgets a workload's policy; no delta tells of it.
 func (e *Engine) RemoveSubject(id identity.ID) {
 	if e.subjects[id] == nil {
