@@ -15,7 +15,7 @@
 static __always_inline __u32 packet_bytes(const struct __sk_buff *skb, const struct packet *p)
 {
 	if (skb->gso_size)
-		return p->l4_offset - ETH_HLEN + p->l4_length + skb->gso_size;
+		return p->l4_offset - p->jumbo_header - ETH_HLEN + p->l4_length + skb->gso_size;
 	return skb->len - ETH_HLEN;
 }
 

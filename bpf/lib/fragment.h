@@ -60,6 +60,8 @@ static __always_inline verdict_t parse_transport(struct __sk_buff *skb, struct p
 {
 	verdict_t verdict;
 
+	if (p->is_fragment && p->payload_length > IP_LENGTH_MAX)
+		return DROP(INVALID_PACKET);
 	if (p->fragment_offset)
 		return l4_header_min(p) ? recall_first_fragment(p) : DROP(UNKNOWN_L4);
 	verdict = parse_l4(skb, p);

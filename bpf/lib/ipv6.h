@@ -11,11 +11,15 @@
 #define NEXT_AUTH 51
 #define NEXT_NONE 59
 #define NEXT_DESTINATION 60
+#define OPTION_JUMBO 0xc204 /* type and length (RFC 2675) */
 
 struct ipv6_extension {
 	__u8 next;
 	__u8 length;
-	__be16 fragment; /* offset and flags, in a fragment header */
+	union {
+		__be16 fragment; /* offset and flags, in a fragment header */
+		__be16 option; /* type and length of the first, in hop-by-hop */
+	};
 	__be32 fragment_id;
 };
 
@@ -39,10 +43,23 @@ static __always_inline void note_fragment(struct packet *p, const struct ipv6_ex
 	__u16 bits = bpf_ntohs(e->fragment);
 
 	p->fragment_offset = bits & 0xfff8;
-	p->more_fragments = bits & 1;
 	/* RFC 6946: an atomic fragment is a whole datagram. */
-	p->is_fragment = p->more_fragments || p->fragment_offset;
+	p->is_fragment = !!(bits & ~6);
 	p->fragment_id = e->fragment_id;
+}
+
+/* The jumbo option says the length of a frame that segmentation will cut, and is gone
+ * then. On the wire it has no use here.
+ */
+static __always_inline verdict_t note_jumbo(const struct __sk_buff *skb, struct packet *p,
+					    const struct ipv6_extension *e)
+{
+	if (e->option != bpf_htons(OPTION_JUMBO))
+		return PASS;
+	if (!skb->gso_size || p->payload_length <= IP_LENGTH_MAX || e->length)
+		return DROP(IPV6_EXTENSION);
+	p->jumbo_header = extension_bytes(NEXT_HOP_BY_HOP, e);
+	return PASS;
 }
 
 /* Walks the chain to the transport header. Hop-by-hop may only come first, and a
@@ -69,6 +86,8 @@ static __always_inline verdict_t skip_extensions(struct __sk_buff *skb, struct p
 			return DROP(IPV6_EXTENSION);
 		if (next == NEXT_FRAGMENT)
 			note_fragment(p, &e);
+		if (next == NEXT_HOP_BY_HOP && note_jumbo(skb, p, &e))
+			return DROP(IPV6_EXTENSION);
 		offset += extension_bytes(next, &e);
 		if (offset > end)
 			return DROP(IPV6_EXTENSION);
@@ -89,11 +108,13 @@ static __always_inline verdict_t parse_ipv6(struct __sk_buff *skb, struct packet
 {
 	void *end = (void *)(long)skb->data_end;
 	struct ipv6hdr *ip = (void *)(long)skb->data + ETH_HLEN;
+	__u32 bytes;
 
 	if ((void *)(ip + 1) > end || ip->version != 6)
 		return DROP(INVALID_PACKET);
-	p->payload_length = bpf_ntohs(ip->payload_len);
-	if (p->payload_length > skb->len - ETH_HLEN - sizeof(*ip))
+	bytes = skb->len - ETH_HLEN - sizeof(*ip);
+	p->payload_length = length_or_jumbo(skb, bpf_ntohs(ip->payload_len), bytes);
+	if (p->payload_length > bytes)
 		return DROP(INVALID_PACKET);
 	__builtin_memcpy(&p->src, &ip->saddr, sizeof(p->src));
 	__builtin_memcpy(&p->dst, &ip->daddr, sizeof(p->dst));

@@ -27,19 +27,29 @@ struct packet {
 	__u8 icmp_kind;
 	__u8 ttl;
 	__u8 is_ipv6;
-	__u8 dont_fragment;
+	__u8 dont_fragment : 1;
+	__u8 is_fragment : 1;
+	__u8 l4_length; /* header only */
+	__u8 jumbo_header; /* bytes before l4_offset that no segment will have */
 	__u16 l4_offset; /* from the start of the frame */
-	__u16 l4_length; /* header only */
+	__u32 payload_length; /* of this datagram or fragment, bytes after IP headers */
 	__u16 fragment_offset; /* bytes */
-	__u16 payload_length; /* of this datagram or fragment, bytes after IP headers */
-	__u8 is_fragment;
-	__u8 more_fragments;
 	__u16 tunnel_node; /* slot of the node from whose tunnel it came; 0: from none */
 	__be32 fragment_id;
 	__u32 tcp_sequence;
 	__u32 tcp_acknowledged;
 	__u32 tunnel_identity; /* who sent it, as the tunnel says */
 };
+
+#define IP_LENGTH_MAX 65535
+
+/* What an IP header says of its length, or how long the frame is: one beyond what the
+ * header can say says 0, which only segmentation offload makes (BIG TCP).
+ */
+static __always_inline __u32 length_or_jumbo(const struct __sk_buff *skb, __u32 told, __u32 bytes)
+{
+	return !told && skb->gso_size && bytes > IP_LENGTH_MAX ? bytes : told;
+}
 
 #define MAPPED_PREFIX bpf_htonl(0x0000ffff)
 
@@ -111,13 +121,14 @@ static __always_inline verdict_t parse_ipv4(struct __sk_buff *skb, struct packet
 {
 	void *end = (void *)(long)skb->data_end;
 	struct iphdr *ip = (void *)(long)skb->data + ETH_HLEN;
-	__u16 total, header, fragment;
+	__u16 header, fragment;
+	__u32 total;
 
 	/* The stack would not take these either; a workload has no use for them. */
 	if ((void *)(ip + 1) > end || ip->version != 4 || ip->ihl < 5)
 		return DROP(INVALID_PACKET);
 	header = ip->ihl * 4;
-	total = bpf_ntohs(ip->tot_len);
+	total = length_or_jumbo(skb, bpf_ntohs(ip->tot_len), skb->len - ETH_HLEN);
 	if (total < header || total > skb->len - ETH_HLEN)
 		return DROP(INVALID_PACKET);
 	if (!ipv4_checksum_ok(skb, ip))
@@ -131,9 +142,8 @@ static __always_inline verdict_t parse_ipv4(struct __sk_buff *skb, struct packet
 	p->payload_length = total - header;
 	fragment = bpf_ntohs(ip->frag_off);
 	p->dont_fragment = !!(fragment & 0x4000);
-	p->more_fragments = !!(fragment & 0x2000);
 	p->fragment_offset = (fragment & 0x1fff) * 8;
-	p->is_fragment = p->more_fragments || p->fragment_offset;
+	p->is_fragment = !!(fragment & 0x3fff);
 	p->fragment_id = ip->id;
 	return PASS;
 }
