@@ -11,6 +11,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"os"
 	"os/signal"
 	"syscall"
@@ -61,6 +62,16 @@ func run(ctx context.Context, opts *options) error {
 	if err != nil {
 		return err
 	}
+	for {
+		err := runOnce(ctx, cfg, log)
+		if !errors.Is(err, agent.ErrMoved) {
+			return err
+		}
+		log.Warn("the agent begins anew", "reason", err)
+	}
+}
+
+func runOnce(ctx context.Context, cfg agent.Config, log *slog.Logger) error {
 	a, err := agent.New(ctx, cfg, log)
 	if err != nil {
 		return err

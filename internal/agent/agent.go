@@ -63,7 +63,8 @@ type Agent struct {
 	enforcer   *enforce.Enforcer
 	rows       *rows
 	kept       nodeState
-	overlay    int // index of the device that leads to other nodes; 0: there is none
+	underlays  []underlay // that the agent has found itself
+	overlay    int        // index of the device that leads to other nodes; 0: there is none
 	registrar  *nodes.Registrar
 	directory  *nodes.Directory
 	mesh       *clustermesh.Mesh

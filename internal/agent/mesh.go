@@ -34,6 +34,9 @@ func (a *Agent) openCluster(ctx context.Context, path string) (*kvstore.Store, e
 
 // confirmSelf makes sure that what this node says of itself is nobody else's.
 func (a *Agent) confirmSelf(ctx context.Context) error {
+	if err := a.cfg.Routing.placed(); err != nil {
+		return err
+	}
 	if err := clustermesh.Announce(ctx, a.store, a.cfg.Cluster.Name, a.cfg.Cluster.ID); err != nil {
 		return err
 	}

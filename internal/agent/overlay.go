@@ -3,9 +3,12 @@
 package agent
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
+	"time"
 
 	"cilium.local/cilium/internal/datapath"
 	"cilium.local/cilium/internal/datapath/device"
@@ -14,27 +17,77 @@ import (
 // minMTU is what IPv6 needs (RFC 8200, section 5), in bytes.
 const minMTU = 1280
 
-// findUnderlay fills in the addresses by which other nodes reach this one. Routing that
-// nobody has asked for is left out where there is none.
+// findUnderlay fills in the addresses by which other nodes reach this one. A node may
+// have none yet, because its network comes later: followUnderlay finds them then.
 func (a *Agent) findUnderlay() error {
 	r := &a.cfg.Routing
-	for _, family := range []struct {
-		ipv6 bool
-		addr *netip.Addr
-	}{{false, &r.IPv4}, {true, &r.IPv6}} {
-		if family.addr.IsValid() {
-			continue
+	a.underlays = nil
+	for _, f := range []underlay{{addr: &r.IPv4}, {ipv6: true, addr: &r.IPv6}} {
+		if f.addr.IsValid() {
+			continue // named by a flag
 		}
-		found, err := device.UnderlayAddress(family.ipv6)
+		found, err := device.FindUnderlay(f.ipv6, netip.Addr{})
 		if err != nil {
 			return err
 		}
-		*family.addr = found
+		*f.addr, f.best = found.Addr, found.Default
+		a.underlays = append(a.underlays, f)
 	}
-	hasAddress := r.IPv4.IsValid() || r.IPv6.IsValid()
-	r.setDefault(a.cfg.Store.external() && hasAddress)
-	if r.Mode != routingNone && !hasAddress {
-		return fmt.Errorf("--routing %s: this node has no address by which others could reach it: give it one, or name it with --node-ipv4 or --node-ipv6", r.Mode)
+	r.setDefault(a.cfg.Store.external())
+	return nil
+}
+
+// underlay is an address between the nodes that the agent has found itself.
+type underlay struct {
+	ipv6 bool
+	addr *netip.Addr
+	best bool // it is that of the device with the default route
+}
+
+// ErrMoved ends an agent whose node has another address between the nodes than it began
+// with. The next one, in the same process, registers and sets up tunnels by that address;
+// the data plane notices as little as of any restart.
+var ErrMoved = errors.New("this node's address has changed")
+
+// underlayEvery is the time between two looks for the node's own addresses.
+const underlayEvery = 5 * time.Second
+
+// followUnderlay returns ErrMoved when the node is to be reached by another address.
+func (a *Agent) followUnderlay(ctx context.Context) error {
+	if a.cfg.Routing.Mode == routingNone {
+		return nil
+	}
+	tick := time.NewTicker(underlayEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-tick.C:
+		}
+		present, err := device.HostAddresses()
+		if err != nil {
+			a.log.Warn("the node's addresses are not known", "error", err)
+			continue
+		}
+		for _, f := range a.underlays {
+			if f.best && slices.Contains(present, *f.addr) {
+				continue // no look at the routes, of which there may be very many
+			}
+			found, err := device.FindUnderlay(f.ipv6, *f.addr)
+			if err != nil {
+				a.log.Warn("the node's addresses are not known", "error", err)
+			} else if found.Addr.IsValid() && found.Addr != *f.addr {
+				return fmt.Errorf("%w from %q to %s", ErrMoved, addrText(*f.addr), found.Addr)
+			}
+		}
+	}
+}
+
+// placed fails while others could not reach this node.
+func (c *RoutingConfig) placed() error {
+	if c.Mode != routingNone && !c.underlay().IsValid() {
+		return fmt.Errorf("--routing %s: this node has no address yet by which others could reach it: give it one, or name it with --node-ipv4 or --node-ipv6", c.Mode)
 	}
 	return nil
 }
@@ -51,7 +104,8 @@ func (a *Agent) overlayConfig(underlayMTU int) device.OverlayConfig {
 	r := a.cfg.Routing
 	return device.OverlayConfig{
 		Name: datapath.OverlayName, Encapsulation: r.Mode, Port: r.TunnelPort,
-		UnderlayMTU: underlayMTU, UnderlayIPv6: r.underlay().Is6(), IPv6: a.cfg.Network.IPv6Range.IsValid(),
+		UnderlayMTU: underlayMTU, UnderlayIPv6: !r.underlay().Is4(), // as long as there is none, too: then less fits
+		IPv6: a.cfg.Network.IPv6Range.IsValid(),
 	}
 }
 
@@ -81,7 +135,7 @@ func (a *Agent) openOverlay() error {
 // other nodes come, and takes away that of an agent that was configured otherwise.
 func (a *Agent) openNetwork() error {
 	r := a.cfg.Routing
-	if r.Mode == routingNative {
+	if r.Mode == routingNative && r.underlay().IsValid() {
 		index, name, err := device.WithAddress(r.underlay())
 		if err != nil {
 			return err

@@ -285,6 +285,10 @@ func (p *peers) tunnel(n nodes.Node) uint16 {
 	if p.overlay == 0 {
 		return 0
 	}
+	if !p.self.IsValid() {
+		p.unreached[n.Key()] = fmt.Sprintf("node %s is not reached: this node has no address yet", n.Key())
+		return 0
+	}
 	end := p.end(n)
 	if !end.IsValid() {
 		p.unreached[n.Key()] = fmt.Sprintf("node %s is not reached: it has no address of the family of %s, which the tunnels use", n.Key(), p.self)

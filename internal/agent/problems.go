@@ -10,8 +10,12 @@ import (
 // clusterProblems names all that keeps this node and others apart.
 func (a *Agent) clusterProblems() []string {
 	var list []string
-	if p := a.registrar.Problem(); p != "" {
-		list = append(list, p)
+	problem := a.registrar.Problem()
+	if err := a.cfg.Routing.placed(); err != nil {
+		problem = err.Error() // also while the store is away
+	}
+	if problem != "" {
+		list = append(list, problem)
 	}
 	list = slices.Concat(list, a.directory.Problems(), a.addresses.Problems(), a.peers.problems())
 	if more := len(list) - maxProblems; more > 0 {

@@ -64,6 +64,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	spawn("endpoints", a.endpoints.Run)
 	spawn("policy", a.enforcer.Run)
 	spawn("identity changes", a.followIdentities)
+	spawn("addresses between the nodes", a.followUnderlay)
 	spawn("devices", a.followDevices)
 	spawn("node addresses", a.rows.watchHost)
 	if a.flows != nil {

@@ -7,43 +7,55 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 
 	"github.com/vishvananda/netlink"
 )
 
-// UnderlayAddress returns the address by which other nodes reach this one: the first
-// global one of the device that has the default route, else of any device that is up
-// and not ours. It is not valid where there is none.
-func UnderlayAddress(ipv6 bool) (netip.Addr, error) {
+// Underlay is an address by which other nodes reach this one.
+type Underlay struct {
+	Addr    netip.Addr // not valid: there is none
+	Default bool       // its device has the default route
+}
+
+// FindUnderlay returns the address by which other nodes reach this one: the first global
+// one of the device that has the default route, else of any device that is up and not
+// ours. The one that was found before stays as long as it is as good.
+func FindUnderlay(ipv6 bool, before netip.Addr) (Underlay, error) {
 	family := netlink.FAMILY_V4
 	if ipv6 {
 		family = netlink.FAMILY_V6
 	}
 	routes, err := netlink.RouteList(nil, family)
 	if err != nil && !errors.Is(err, netlink.ErrDumpInterrupted) {
-		return netip.Addr{}, fmt.Errorf("find this node's address: list routes: %w", err)
+		return Underlay{}, fmt.Errorf("find this node's address: list routes: %w", err)
 	}
 	links, err := netlink.LinkList()
 	if err != nil && !errors.Is(err, netlink.ErrDumpInterrupted) {
-		return netip.Addr{}, fmt.Errorf("find this node's address: list devices: %w", err)
+		return Underlay{}, fmt.Errorf("find this node's address: list devices: %w", err)
 	}
-	var first netip.Addr
+	var best Underlay
 	for _, l := range links {
 		if !isUnderlay(l) {
 			continue
 		}
-		addr, err := globalAddress(l, family)
+		addrs, err := globalAddresses(l, family)
 		if err != nil {
-			return netip.Addr{}, err
+			return Underlay{}, err
 		}
-		if addr.IsValid() && hasDefaultRoute(routes, l.Attrs().Index) {
-			return addr, nil
+		if len(addrs) == 0 {
+			continue
 		}
-		if !first.IsValid() {
-			first = addr
+		is := Underlay{Addr: addrs[0], Default: hasDefaultRoute(routes, l.Attrs().Index)}
+		kept := slices.Contains(addrs, before)
+		if kept {
+			is.Addr = before
+		}
+		if !best.Addr.IsValid() || is.Default && !best.Default || kept && is.Default == best.Default {
+			best = is
 		}
 	}
-	return first, nil
+	return best, nil
 }
 
 // isUnderlay leaves out the loopback and what the agent has made.
@@ -55,17 +67,17 @@ func isUnderlay(l netlink.Link) bool {
 	return a.Flags&net.FlagLoopback == 0 && a.Flags&net.FlagUp != 0
 }
 
-func globalAddress(l netlink.Link, family int) (netip.Addr, error) {
+func globalAddresses(l netlink.Link, family int) (addrs []netip.Addr, err error) {
 	list, err := netlink.AddrList(l, family)
 	if err != nil && !errors.Is(err, netlink.ErrDumpInterrupted) {
-		return netip.Addr{}, fmt.Errorf("find this node's address: list those of %s: %w", l.Attrs().Name, err)
+		return nil, fmt.Errorf("find this node's address: list those of %s: %w", l.Attrs().Name, err)
 	}
 	for _, a := range list {
 		if addr := toAddr(a.IP); addr.IsGlobalUnicast() {
-			return addr, nil
+			addrs = append(addrs, addr)
 		}
 	}
-	return netip.Addr{}, nil
+	return addrs, nil
 }
 
 func hasDefaultRoute(routes []netlink.Route, index int) bool {
