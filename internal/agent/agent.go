@@ -155,6 +155,9 @@ func (a *Agent) openKernel(ctx context.Context) (err error) {
 	host.IPv4, host.IPv6 = gateway(n.IPv4Range), gateway(n.IPv6Range)
 	for _, prefix := range []netip.Prefix{n.IPv4Range, n.IPv6Range} {
 		if prefix.IsValid() {
+			if err := checkRange(prefix); err != nil {
+				return err
+			}
 			host.Ranges = append(host.Ranges, prefix)
 		}
 	}
@@ -168,6 +171,22 @@ func (a *Agent) openKernel(ctx context.Context) (err error) {
 	}
 	a.onClose(a.dp.Close)
 	return a.openOverlay()
+}
+
+// checkRange refuses a range whose addresses are the machine's own, or its neighbours'.
+func checkRange(prefix netip.Prefix) error {
+	what, err := device.Overlap(prefix)
+	if err != nil {
+		return fmt.Errorf("check the range %s: %w", prefix, err)
+	}
+	if what == "" {
+		return nil
+	}
+	flag := "--ipv4-range, or --cluster-pool-ipv4 of all nodes"
+	if prefix.Addr().Is6() {
+		flag = "--ipv6-range, or --cluster-pool-ipv6 of all nodes"
+	}
+	return fmt.Errorf("the range %s for workloads overlaps %s: name another one by %s, or remove that from the machine", prefix, what, flag)
 }
 
 // gatewayMAC follows from the node's name, so that it survives a restart:

@@ -15,7 +15,6 @@ import (
 	"cilium.local/cilium/internal/agent/ipcache"
 	"cilium.local/cilium/internal/datapath"
 	"cilium.local/cilium/internal/datapath/bpfmap"
-	"cilium.local/cilium/internal/datapath/device"
 	"cilium.local/cilium/internal/endpoint"
 	"cilium.local/cilium/internal/identity"
 	"cilium.local/cilium/internal/policy"
@@ -188,11 +187,6 @@ func (r *rows) settle(ctx context.Context) {
 // status tells how the kernel's tables stand against the wanted rows.
 func (r *rows) status() []reconcile.Status {
 	return []reconcile.Status{r.endpointsWriter.Status(), r.addressesWriter.Status()}
-}
-
-// watchHost follows the node's own addresses until the context ends.
-func (r *rows) watchHost(ctx context.Context) error {
-	return device.WatchHostAddresses(ctx, r.setHost)
 }
 
 func whole(addr netip.Addr) netip.Prefix { return netip.PrefixFrom(addr, addr.BitLen()) }

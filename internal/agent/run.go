@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"net/netip"
 	"path/filepath"
 	"time"
 
@@ -66,7 +67,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	spawn("identity changes", a.followIdentities)
 	spawn("addresses between the nodes", a.followUnderlay)
 	spawn("devices", a.followDevices)
-	spawn("node addresses", a.rows.watchHost)
+	spawn("node addresses", func(ctx context.Context) error { return device.WatchHostAddresses(ctx, a.setHost) })
 	if a.flows != nil {
 		spawn("flow log", a.flows.Run)
 	}
@@ -119,7 +120,7 @@ func (a *Agent) restore(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	a.rows.setHost(addrs)
+	a.setHost(addrs)
 	a.rows.complete()
 	err = a.enforcer.Round()
 	if err != nil && a.dp.Staged() {
@@ -129,6 +130,14 @@ func (a *Agent) restore(ctx context.Context) error {
 		a.log.Error("workloads keep the policy of the previous run", "error", err)
 	}
 	return nil
+}
+
+// setHost takes note of the node's own addresses: they are the host's, and no workload's.
+func (a *Agent) setHost(addrs []netip.Addr) {
+	a.rows.setHost(addrs)
+	if given := a.book.SetMachine(addrs); len(given) > 0 {
+		a.log.Warn("the machine has addresses that were given to workloads: choose other ranges, or take them from the machine", "addresses", given)
+	}
 }
 
 // followIdentities recompiles policies when identities come or go.

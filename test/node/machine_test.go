@@ -67,3 +67,24 @@ func TestWhatIsTakenFromTheHostsNetworkComesBack(t *testing.T) {
 		t.Errorf("status:\n%s", status)
 	}
 }
+
+// TestARangeThatTheMachineUsesIsRefused at the start, by name and with what to do; what an
+// earlier agent has made there does not count.
+func TestARangeThatTheMachineUsesIsRefused(t *testing.T) {
+	n := lab.NewNode(t, "node1", lab.Options{Outside: true})
+	for _, flag := range []string{"--ipv4-range=192.0.0.0/16", "--ipv4-range=192.0.2.0/28", "--ipv6-range=2001:db8::/64"} {
+		_, err := n.StartAgent(within(t, time.Minute), flag)
+		family, _, _ := strings.Cut(flag, "=")
+		if err == nil || !strings.Contains(err.Error(), "overlaps") || !strings.Contains(err.Error(), family) {
+			t.Errorf("%s: %v", flag, err)
+		}
+	}
+	for range 2 {
+		if _, err := n.StartAgent(within(t, time.Minute)); err != nil {
+			t.Fatal(err)
+		}
+		if err := n.KillAgent(); err != nil {
+			t.Fatal(err)
+		}
+	}
+}

@@ -17,6 +17,7 @@ import (
 	"maps"
 	"net/netip"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 
@@ -71,6 +72,35 @@ func Open(path string, v4, v6 *ipam.Pool) (*Book, error) {
 		}
 	}
 	return b, nil
+}
+
+// machine is the owner of addresses that the node itself has.
+const machine = "this machine"
+
+// SetMachine takes the addresses that the node itself has out of use, and gives back
+// those that it has no more. It returns those that were given to others before.
+func (b *Book) SetMachine(addrs []netip.Addr) (given []netip.Addr) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for _, pool := range []*ipam.Pool{b.v4, b.v6} {
+		if pool == nil {
+			continue
+		}
+		for addr, owner := range pool.Dump() {
+			if owner == machine && !slices.Contains(addrs, addr) {
+				_ = pool.Release(addr)
+			}
+		}
+		for _, addr := range addrs {
+			owner, taken := pool.Owner(addr)
+			if taken && owner != machine {
+				given = append(given, addr)
+			} else if !taken && pool.Prefix().Contains(addr) {
+				_ = pool.AllocateAddr(addr, machine) // the gateway's is never given out anyway
+			}
+		}
+	}
+	return given
 }
 
 func (b *Book) pool(addr netip.Addr) *ipam.Pool {

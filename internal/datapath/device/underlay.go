@@ -61,10 +61,14 @@ func FindUnderlay(ipv6 bool, before netip.Addr) (Underlay, error) {
 // isUnderlay leaves out the loopback and what the agent has made.
 func isUnderlay(l netlink.Link) bool {
 	a := l.Attrs()
-	if _, ours := fromLink(l); ours || a.Alias == hostAlias || a.Alias == hostPeerAlias || a.Alias == overlayAlias {
-		return false
-	}
-	return a.Flags&net.FlagLoopback == 0 && a.Flags&net.FlagUp != 0
+	return !isOurs(l) && a.Flags&net.FlagLoopback == 0 && a.Flags&net.FlagUp != 0
+}
+
+// isOurs says that the agent, or an earlier one, has made the device.
+func isOurs(l netlink.Link) bool {
+	a := l.Attrs()
+	_, workload := fromLink(l)
+	return workload || a.Alias == hostAlias || a.Alias == hostPeerAlias || a.Alias == overlayAlias
 }
 
 func globalAddresses(l netlink.Link, family int) (addrs []netip.Addr, err error) {
