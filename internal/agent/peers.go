@@ -196,6 +196,11 @@ func (p *peers) run(ctx context.Context) error {
 	return errors.Join(err, routes)
 }
 
+// status tells how the kernel stands against what is wanted of other nodes.
+func (p *peers) status() []reconcile.Status {
+	return []reconcile.Status{p.tunnelsWriter.Status(), p.routesWriter.Status()}
+}
+
 // nodesChanged takes over what is new of other nodes.
 func (p *peers) nodesChanged(changes []nodes.Change) {
 	p.mu.Lock()
