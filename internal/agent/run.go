@@ -24,18 +24,33 @@ import (
 
 // Run brings back the previous run's endpoints, then answers the API and works
 // until the context ends. Workloads go on without it. It returns the first
-// failure of a part that the agent cannot do without.
-func (a *Agent) Run(ctx context.Context) error {
+// failure of a part that the agent cannot do without. When it returns, no part works
+// any more, so that Close may follow.
+func (a *Agent) Run(ctx context.Context) error { return together(ctx, a.start) }
+
+// spawner starts a part that works until the context ends.
+type spawner func(name string, run func(context.Context) error)
+
+// together runs start and the parts that it spawns. The first failure, also of start,
+// ends the others, and is returned when they are through.
+func together(ctx context.Context, start func(context.Context, spawner) error) error {
 	group, ctx := errgroup.WithContext(ctx)
-	spawn := func(name string, run func(context.Context) error) {
-		group.Go(func() error {
-			err := run(ctx)
-			if err != nil && ctx.Err() == nil {
-				return fmt.Errorf("%s: %w", name, err)
-			}
-			return nil
+	group.Go(func() error {
+		return start(ctx, func(name string, run func(context.Context) error) {
+			group.Go(func() error {
+				err := run(ctx)
+				if err != nil && ctx.Err() == nil {
+					return fmt.Errorf("%s: %w", name, err)
+				}
+				return nil
+			})
 		})
-	}
+	})
+	return group.Wait()
+}
+
+// start spawns the parts of the agent in the order in which they need each other.
+func (a *Agent) start(ctx context.Context, spawn spawner) error {
 	spawn("identities", a.identities.Run)
 	if err := a.restore(ctx); err != nil {
 		return err
@@ -85,7 +100,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	a.ready.Store(true)
 	a.log.Info("agent is ready", "node", a.cfg.NodeName, "socket", a.cfg.SocketPath,
 		"endpoints", len(a.endpoints.List()), "policy-revision", a.enforcer.Revision(), "after", time.Since(a.started))
-	return group.Wait()
+	return nil
 }
 
 // replayDeletions does what plugins wanted deleted while no agent ran. A plugin
