@@ -19,7 +19,8 @@ import (
 // undoTimeout bounds the clean-up after a failed or abandoned step.
 const undoTimeout = 5 * time.Second
 
-// step is one part of a creation. undo may be nil.
+// step is one part of a creation. A do that fails leaves nothing to undo. undo may
+// be nil.
 type step struct {
 	name string
 	do   func(context.Context) error
@@ -173,6 +174,13 @@ func newMAC(wanted net.HardwareAddr) (net.HardwareAddr, error) {
 // until its policy is in the kernel.
 func (m *Manager) creation(ent *entry, spec Spec) []step {
 	now := func() Endpoint { return m.update(ent, func(*Endpoint) {}) }
+	named := false // the kernel's rows may name the policy
+	withdraw := func(ctx context.Context) {
+		err := m.with.Datapath.Withdraw(ctx, now())
+		if named = err != nil; named {
+			m.keptPolicy(now(), err)
+		}
+	}
 	return []step{
 		{
 			name: "claim addresses",
@@ -196,7 +204,11 @@ func (m *Manager) creation(ent *entry, spec Spec) []step {
 				{
 					name: "put policy into the kernel",
 					do:   func(ctx context.Context) error { return m.acquire(ctx, ent) },
-					undo: func(context.Context) { m.with.Policies.Release(now().Identity) },
+					undo: func(context.Context) {
+						if !named {
+							m.with.Policies.Release(now().Identity)
+						}
+					},
 				},
 			},
 			[]step{
@@ -210,8 +222,14 @@ func (m *Manager) creation(ent *entry, spec Spec) []step {
 		),
 		{
 			name: "publish",
-			do:   func(ctx context.Context) error { return m.with.Datapath.Publish(ctx, now()) },
-			undo: func(ctx context.Context) { _ = m.with.Datapath.Withdraw(ctx, now()) },
+			do: func(ctx context.Context) error {
+				err := m.with.Datapath.Publish(ctx, now())
+				if err != nil {
+					undo(ctx, []step{{undo: withdraw}})
+				}
+				return err
+			},
+			undo: withdraw,
 		},
 		{name: "configure network", do: func(context.Context) error { return m.with.Devices.Configure(now()) }},
 	}

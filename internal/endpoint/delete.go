@@ -22,7 +22,11 @@ func (m *Manager) Delete(ctx context.Context, id uint16) error {
 	defer cancel()
 	e := m.enter(ent, StateDisconnecting, CodeOK, "deletion requested")
 	m.save(e)
-	err = m.tearDown(ctx, e)
+	withdrawn, err := m.tearDown(ctx, e)
+	if withdrawn != nil {
+		m.keptPolicy(e, withdrawn)
+		e.PolicyID = 0
+	}
 	m.letGo(ctx, e)
 	m.with.Addresses.Release(e.Owner(), e.Addresses()...)
 	err = errors.Join(err, m.files.remove(id))
@@ -36,8 +40,9 @@ func (m *Manager) Delete(ctx context.Context, id uint16) error {
 }
 
 // tearDown removes the device and what the kernel knows of the endpoint. The
-// device goes first: detached programs on a living device would leave it open.
-func (m *Manager) tearDown(ctx context.Context, e Endpoint) error {
+// device goes first: detached programs on a living device would leave it open. It
+// returns all failures, and of them by itself why the kernel's rows may remain.
+func (m *Manager) tearDown(ctx context.Context, e Endpoint) (withdrawn, all error) {
 	var errs []error
 	note := func(what string, err error) {
 		if err != nil {
@@ -46,11 +51,19 @@ func (m *Manager) tearDown(ctx context.Context, e Endpoint) error {
 	}
 	note("delete device "+e.Device.HostName, m.with.Devices.Delete(e))
 	note("detach programs", m.with.Datapath.Detach(e))
-	note("withdraw from the kernel", m.with.Datapath.Withdraw(ctx, e))
+	withdrawn = m.with.Datapath.Withdraw(ctx, e)
+	note("withdraw from the kernel", withdrawn)
 	for _, addr := range e.Addresses() {
 		note("forget flows of "+addr.String(), m.with.Datapath.Flush(addr))
 	}
-	return errors.Join(errs...)
+	return withdrawn, errors.Join(errs...)
+}
+
+// keptPolicy says that a policy stays in use until the agent restarts, because rows
+// that could not be withdrawn may name it: its number must not become another's.
+func (m *Manager) keptPolicy(e Endpoint, cause error) {
+	m.log.Error("a policy stays until the agent restarts: the kernel may still have rows that name it",
+		"endpoint", e.ID, "policy", e.PolicyID, "identity", e.Identity, "error", cause)
 }
 
 // DeleteAll removes every endpoint that match selects and returns how many.

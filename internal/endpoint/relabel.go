@@ -89,12 +89,14 @@ func (m *Manager) SetTraced(ctx context.Context, id uint16, traced bool) error {
 		return err
 	}
 	defer ent.op.Unlock()
-	next := m.update(ent, func(*Endpoint) {})
-	if next.Traced == traced {
+	old := m.update(ent, func(*Endpoint) {})
+	if old.Traced == traced {
 		return nil
 	}
+	next := old
 	next.Traced = traced
 	if err := m.with.Datapath.Publish(ctx, next); err != nil {
+		undo(ctx, []step{{undo: func(ctx context.Context) { _ = m.with.Datapath.Publish(ctx, old) }}})
 		return fmt.Errorf("endpoint %d: %w", id, err)
 	}
 	m.save(m.update(ent, func(e *Endpoint) { e.Traced = traced }))
@@ -152,13 +154,19 @@ func (m *Manager) settle(ctx context.Context, ent *entry) error {
 	}
 	policyID, revision, err := m.with.Policies.Acquire(ctx, identity.Identity{ID: id, Labels: want})
 	if err != nil {
-		return m.lockDown(ctx, ent, want, err)
+		_, err = m.lockDown(ctx, ent, want, err)
+		return err
 	}
 	next := old
 	next.Identity, next.IdentityLabels, next.PolicyID = id, want, policyID
 	if err := m.with.Datapath.Publish(ctx, next); err != nil {
-		m.with.Policies.Release(id)
-		return m.lockDown(ctx, ent, want, err)
+		closed, err := m.lockDown(ctx, ent, want, err)
+		if closed {
+			m.with.Policies.Release(id)
+		} else {
+			m.keptPolicy(next, err)
+		}
+		return err
 	}
 	m.update(ent, func(e *Endpoint) {
 		e.Identity, e.IdentityLabels, e.PolicyID, e.PolicyRevision = id, want, policyID, revision
@@ -180,8 +188,9 @@ func (m *Manager) letGo(ctx context.Context, e Endpoint) {
 }
 
 // lockDown closes an endpoint whose new policy the kernel refused: the old one
-// may allow what the new labels must not.
-func (m *Manager) lockDown(ctx context.Context, ent *entry, want label.Set, cause error) error {
+// may allow what the new labels must not. It tells whether the kernel has it closed,
+// and returns the cause with all that failed.
+func (m *Manager) lockDown(ctx context.Context, ent *entry, want label.Set, cause error) (done bool, err error) {
 	relErr := m.with.Identities.Release(ctx, want)
 	old := m.update(ent, func(*Endpoint) {})
 	closed := old
@@ -191,9 +200,9 @@ func (m *Manager) lockDown(ctx context.Context, ent *entry, want label.Set, caus
 		m.with.Policies.Release(old.Identity)
 		m.update(ent, func(e *Endpoint) { e.PolicyID = 0 })
 	}
-	err := fmt.Errorf("endpoint %d is closed, its policy did not reach the kernel: %w", old.ID, cause)
+	err = fmt.Errorf("endpoint %d is closed, its policy did not reach the kernel: %w", old.ID, cause)
 	m.save(m.enter(ent, StateNotReady, CodeFailed, err.Error()))
-	return errors.Join(err, pubErr, relErr)
+	return pubErr == nil, errors.Join(err, pubErr, relErr)
 }
 
 // Revoke takes an identity from the endpoints that have it, since its number

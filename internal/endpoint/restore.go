@@ -35,7 +35,8 @@ func (m *Manager) Load(ctx context.Context) ([]Endpoint, error) {
 			continue
 		}
 		m.log.Info("endpoint of the previous run is gone", "endpoint", e.ID, "state", e.State, "device", e.Device.HostName)
-		if err := errors.Join(m.tearDown(ctx, *e), m.files.remove(e.ID)); err != nil {
+		_, err = m.tearDown(ctx, *e)
+		if err = errors.Join(err, m.files.remove(e.ID)); err != nil {
 			m.log.Warn("clean up endpoint of the previous run", "endpoint", e.ID, "error", err)
 		}
 	}

@@ -26,9 +26,11 @@ type world struct {
 	mu      sync.Mutex
 	calls   []string
 	broken  map[string]error
+	once    bool           // a broken call fails only once
 	held    map[string]int // what is in use: addresses, identities, policies, devices, rows
 	devices map[string]int
 	numbers map[string]identity.ID
+	wanted  map[uint16]endpoint.Endpoint // staged rows, which also a failed Publish leaves
 	nextIP  int
 	lookups error // of every look for a device
 }
@@ -36,7 +38,7 @@ type world struct {
 func newWorld() *world {
 	return &world{
 		broken: map[string]error{}, held: map[string]int{}, devices: map[string]int{},
-		numbers: map[string]identity.ID{initLabels: identity.Init},
+		numbers: map[string]identity.ID{initLabels: identity.Init}, wanted: map[uint16]endpoint.Endpoint{},
 	}
 }
 
@@ -45,7 +47,11 @@ func (w *world) call(name, format string, args ...any) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.calls = append(w.calls, strings.TrimSpace(name+" "+fmt.Sprintf(format, args...)))
-	return w.broken[name]
+	err := w.broken[name]
+	if w.once {
+		delete(w.broken, name)
+	}
+	return err
 }
 
 func (w *world) hold(what string, n int) {
@@ -170,9 +176,15 @@ func (w *world) Exists(ifindex int) (bool, error) {
 }
 
 func (w *world) Publish(_ context.Context, e endpoint.Endpoint) error {
+	w.mu.Lock()
+	w.wanted[e.ID] = e
+	w.mu.Unlock()
 	return w.call("publish", "identity %d policy %d", e.Identity, e.PolicyID)
 }
 func (w *world) Withdraw(_ context.Context, e endpoint.Endpoint) error {
+	w.mu.Lock()
+	delete(w.wanted, e.ID)
+	w.mu.Unlock()
 	return w.call("withdraw", "%d", e.ID)
 }
 func (w *world) Attach(e endpoint.Endpoint) error { return w.call("attach", "%s", e.Device.HostName) }
