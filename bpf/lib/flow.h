@@ -198,12 +198,21 @@ static __always_inline void flow_reset_side(struct flow_side *side)
 	side->acknowledged = 0;
 }
 
+/* The workload that a new flow is charged to, as flow_owner says it of a row. */
+static __always_inline __u32 owner_of(const struct answer *a)
+{
+	struct endpoint *local = a->local[SOURCE] ?: a->local[DESTINATION];
+
+	return local ? local->id : 0;
+}
+
 /* Makes a row of a packet's flow, and returns it; NULL if there is no room for it. */
 static __noinline struct flow *flow_create(const struct flow_query *packet,
 					   const struct question *q, const struct answer *a)
 {
 	__u64 now = bpf_ktime_get_coarse_ns();
-	flow_ref_t ref = flow_take(packet, now);
+	struct flow_offer best = { .owner = owner_of(a) };
+	flow_ref_t ref = flow_take(packet, now, &best);
 	struct flow *f = ref ? flow_at(ref) : NULL;
 
 	if (!f)

@@ -204,9 +204,13 @@ static __always_inline struct flow *flow_find(const struct flow_query *q, __u32 
 	return NULL;
 }
 
+#define EXPENDABLE_SHORT (LIFE_TCP_OPEN * SECOND)
+#define EXPENDABLE_UNANSWERED (2 * LIFE_TCP_OPEN * SECOND)
+
 /* How readily a row is given up: 0 not at all, then by how long it was silent, with
- * those that nobody answered before the others. Nothing that was answered goes
- * before it was silent for minutes, however many new flows ask for rows.
+ * those that nobody answered first, then the short-lived (ping, UDP, what is closing),
+ * then connections. No open connection goes before it was silent for minutes, however
+ * many new flows ask for rows.
  */
 static __always_inline __u64 flow_expendable(const struct flow *f, __u64 now)
 {
@@ -215,14 +219,27 @@ static __always_inline __u64 flow_expendable(const struct flow *f, __u64 now)
 	if (silence > flow_life(f, f->key.protocol))
 		return ~0ULL;
 	if (f->state == FLOW_OPENING)
-		return silence + LIFE_TCP_OPEN * SECOND;
+		return silence + EXPENDABLE_UNANSWERED;
+	if (f->key.protocol != PROTO_TCP || f->state != FLOW_OPEN)
+		return silence + EXPENDABLE_SHORT;
 	return silence > LIFE_SPARED * SECOND ? silence : 0;
+}
+
+/* The workload that a flow is charged to: the one that opened it, or else the one that
+ * it was opened to; 0 if neither end is one of this node.
+ */
+static __always_inline __u32 flow_owner(const struct flow *f)
+{
+	return f->side[f->side[SOURCE].ifindex ? SOURCE : DESTINATION].endpoint;
 }
 
 /* A row that a new flow may have, and how readily: ~0 if it is empty or dead. */
 struct flow_offer {
 	__u64 expendable;
 	flow_ref_t ref;
+	__u32 owner; /* of the new flow */
+	__u16 held; /* live rows of the owner that were looked at */
+	__u16 own_only; /* consider no others */
 };
 
 /* Looks in a set for a better offer than the one so far. */
@@ -240,8 +257,13 @@ __noinline int flow_offer(__u32 number, __u64 now, struct flow_offer *best)
 
 		if (!f || word & FLOW_BUSY)
 			continue;
-		if (word >> FLOW_TAG_SHIFT)
+		if (word >> FLOW_TAG_SHIFT) {
 			expendable = flow_expendable(f, now);
+			if (flow_owner(f) == best->owner)
+				best->held++;
+			else if (best->own_only)
+				continue;
+		}
 		if (expendable <= best->expendable)
 			continue;
 		best->expendable = expendable;
@@ -300,16 +322,25 @@ static __always_inline flow_ref_t flow_publish(flow_ref_t ref, __u32 tag)
 	return flow_ref(ref, word);
 }
 
-/* Claims a row for a new flow: the one that has its key already, or what the sets
- * have to offer. Returns 0 if that is nothing.
+/* A workload's share of the rows that a new flow may have. One that has more takes no
+ * answered flow of others: its own make room for each other.
  */
-__noinline flow_ref_t flow_take(const struct flow_query *q, __u64 now)
+#define FLOW_SHARE (2 * FLOW_WAYS / 4)
+
+static __always_inline bool flow_beyond_share(const struct flow_offer *best)
 {
-	struct flow_offer best = {};
+	return best->expendable < EXPENDABLE_UNANSWERED && best->held > FLOW_SHARE;
+}
+
+/* Claims a row for a new flow: the one that has its key already, or what the sets
+ * have to offer to the owner in best. Returns 0 if that is nothing.
+ */
+__noinline flow_ref_t flow_take(const struct flow_query *q, __u64 now, struct flow_offer *best)
+{
 	flow_ref_t ref;
 	__u32 first;
 
-	if (!q)
+	if (!q || !best)
 		return 0;
 	ref = flow_search(q);
 	if (ref) {
@@ -318,12 +349,18 @@ __noinline flow_ref_t flow_take(const struct flow_query *q, __u64 now)
 			return ref;
 	}
 	first = flow_roomier(q);
-	flow_offer(flow_set(q, first), now, &best);
-	flow_offer(flow_set(q, !first), now, &best);
-	ref = best.expendable ? flow_claim(best.ref) : 0;
+	flow_offer(flow_set(q, first), now, best);
+	flow_offer(flow_set(q, !first), now, best);
+	if (flow_beyond_share(best)) {
+		best->expendable = 0;
+		best->own_only = 1;
+		flow_offer(flow_set(q, first), now, best);
+		flow_offer(flow_set(q, !first), now, best);
+	}
+	ref = best->expendable ? flow_claim(best->ref) : 0;
 	if (!ref)
 		count_flow_event(FLOW_REFUSED);
-	else if (~best.expendable)
+	else if (~best->expendable)
 		count_flow_event(FLOW_EVICTED);
 	return ref;
 }

@@ -125,6 +125,86 @@ func TestUnansweredFlowsPushOutNoneThatWasAnswered(t *testing.T) {
 	})
 }
 
+// neighbour is a second workload behind loopback, and returns its address.
+func (n *node) neighbour(f family) string {
+	n.t.Helper()
+	address := strings.TrimSuffix(f.app1, "1") + "3"
+	n.endpoint(3, loopback, app1ID, app1Policy, address)
+	return address
+}
+
+// answered sends what a workload begins with the host, and the host's answer.
+func (n *node) answered(request, answer []byte) {
+	n.t.Helper()
+	n.send(request)
+	n.receive(answer)
+}
+
+// floods are kinds of flows that a workload can have answered as often as it likes.
+var floods = map[string]func(n *node, out, in frame, i int){
+	"pings": func(n *node, out, in frame, i int) {
+		n.answered(out.echo(n.t, i, false), in.echo(n.t, i, true))
+	},
+	"datagrams": func(n *node, out, in frame, i int) {
+		n.answered(out.udp(n.t, i, 53, 10), in.udp(n.t, 53, i, 10))
+	},
+	"connections": func(n *node, out, in frame, i int) {
+		n.answered(out.tcp(n.t, i, 80, "S"), in.tcp(n.t, 80, i, "SA"))
+	},
+}
+
+func TestAnsweredFlowsOfANeighbourLeaveIdleConnections(t *testing.T) {
+	eachFamily(t, func(t *testing.T, f family) {
+		for kind, flood := range floods {
+			t.Run(kind, func(t *testing.T) {
+				n := tableOf(t, f, 64)
+				const first, open = 1024, 16
+				for i := range open {
+					n.answeredFlow(f, first+i)
+				}
+				n.age(abi.LifeSpared*time.Second + time.Second)
+				address := n.neighbour(f)
+				for i := range 1000 {
+					flood(n, frame{src: address, dst: f.host}, frame{src: f.host, dst: address}, 10000+i)
+				}
+				flows := n.flows()
+				if all, _ := n.Flows().All(); len(all) < 60 {
+					t.Errorf("%d flows: the flood has not filled the table", len(all))
+				}
+				for i := range open {
+					if flows[uint16(first+i)].State != bpfmap.FlowOpen {
+						t.Errorf("the idle connection from port %d is gone", first+i)
+					}
+				}
+			})
+		}
+	})
+}
+
+func TestAWorkloadBeyondItsShareGivesUpItsOwnFlows(t *testing.T) {
+	eachFamily(t, func(t *testing.T, f family) {
+		n := tableOf(t, f, 64)
+		address := n.neighbour(f)
+		out, in := frame{src: address, dst: f.host}, frame{src: f.host, dst: address}
+		for i := range 1000 {
+			floods["pings"](n, out, in, 10000+i)
+		}
+		request := frame{src: f.app1, dst: f.host}.udp(t, 4000, 53, 10)
+		action, _ := n.send(request)
+		wantPass(t, "a new flow of another workload in a full table", action)
+		n.receive(frame{src: f.host, dst: f.app1}.udp(t, 53, 4000, 10))
+		for i := range 1000 {
+			floods["pings"](n, out, in, 20000+i)
+		}
+		if _, ok := n.flows()[4000]; !ok {
+			t.Error("the flood pushed out another workload's flow")
+		}
+		if e := n.flowEvents(); e.Refused != 0 {
+			t.Errorf("%+v: the flood's own flows should have made room", e)
+		}
+	})
+}
+
 func TestAFullTableRefusesNewFlowsAndSaysSo(t *testing.T) {
 	f := families[0]
 	n := tableOf(t, f, 16)
