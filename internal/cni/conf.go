@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"net"
 	"net/netip"
 	"slices"
 	"strings"
@@ -34,18 +35,24 @@ type conf struct {
 				Value string `json:"value"`
 			} `json:"labels"`
 			IPs        []string        `json:"ips"`        // wanted addresses, one of a family
+			Mac        string          `json:"mac"`        // wanted for the container's device
 			NamedPorts json.RawMessage `json:"namedPorts"` // {name: 80 or "53/udp"}
 		} `json:"cni"`
 	} `json:"args"`
 	RuntimeConfig struct {
+		IPs          []string        `json:"ips"`
+		Mac          string          `json:"mac"`
 		PortMappings json.RawMessage `json:"portMappings"`
+		Bandwidth    json.RawMessage `json:"bandwidth"`
+		IPRanges     json.RawMessage `json:"ipRanges"`
 	} `json:"runtimeConfig"`
 }
 
-// runtimeArgs are the CNI_ARGS that name a pod.
+// runtimeArgs are the CNI_ARGS that name a pod, and what is wanted for its device:
+// IP is a list that commas separate.
 type runtimeArgs struct {
 	types.CommonArgs
-	K8S_POD_NAME, K8S_POD_NAMESPACE types.UnmarshallableString
+	K8S_POD_NAME, K8S_POD_NAMESPACE, IP, MAC types.UnmarshallableString
 }
 
 // parseConf reads what every operation needs. What only ADD refuses is not
@@ -67,8 +74,16 @@ func parseConf(stdin []byte) (*conf, error) {
 // supported refuses by name what ADD would otherwise silently not do.
 func (c *conf) supported() error {
 	refuse := func(what, cure string) error { return types.NewError(types.ErrInvalidNetworkConfig, what, cure) }
-	if present(c.RuntimeConfig.PortMappings) {
-		return refuse("runtimeConfig.portMappings is not available", "remove the capability portMappings from the configuration")
+	for _, capability := range []struct {
+		name  string
+		value json.RawMessage
+	}{
+		{"portMappings", c.RuntimeConfig.PortMappings}, {"bandwidth", c.RuntimeConfig.Bandwidth}, {"ipRanges", c.RuntimeConfig.IPRanges},
+	} {
+		if present(capability.value) {
+			return refuse("runtimeConfig."+capability.name+" is not available",
+				"remove the capability "+capability.name+" from the configuration")
+		}
 	}
 	return nil
 }
@@ -168,19 +183,45 @@ func namedPort(raw json.RawMessage) (string, error) {
 	return strings.ToLower(port.String()), err
 }
 
+// wish is what one of the places asks for where a runtime may say it. Runtimes
+// may say the same in several of them.
+type wish struct{ place, value string }
+
+// conflict refuses a wish, and names the place that it came from.
+func (w wish) conflict(what, cure string) error {
+	return types.NewError(types.ErrInvalidNetworkConfig, fmt.Sprintf("%s: %q %s", w.place, w.value, what), cure)
+}
+
+// wishes gathers the lists of args.cni, of runtimeConfig and of CNI_ARGS.
+func wishes(name, argument string, inArgs, inRuntime []string, list types.UnmarshallableString) []wish {
+	var all []wish
+	for _, from := range []struct {
+		place  string
+		values []string
+	}{
+		{"args.cni." + name, inArgs}, {"runtimeConfig." + name, inRuntime}, {"CNI_ARGS " + argument, strings.Split(string(list), ",")},
+	} {
+		for _, value := range from.values {
+			if value != "" {
+				all = append(all, wish{from.place, value})
+			}
+		}
+	}
+	return all
+}
+
 // addressing returns the addresses that the runtime wants, or nil for any.
-func (c *conf) addressing() (*api.AddressPair, error) {
+func (c *conf) addressing(args runtimeArgs) (*api.AddressPair, error) {
 	var pair api.AddressPair
-	for _, text := range c.Args.CNI.IPs {
-		bare, _, _ := strings.Cut(text, "/")
+	for _, w := range wishes("ips", "IP", c.Args.CNI.IPs, c.RuntimeConfig.IPs, args.IP) {
+		bare, _, _ := strings.Cut(w.value, "/")
 		addr, err := netip.ParseAddr(bare)
 		field := &pair.IPv6
 		if err == nil && addr.Is4() {
 			field = &pair.IPv4
 		}
-		if err != nil || *field != "" {
-			return nil, types.NewError(types.ErrInvalidNetworkConfig,
-				fmt.Sprintf("args.cni.ips: %q is no address, or the second one of its family", text), "give one address of each family at most")
+		if err != nil || *field != "" && *field != addr.String() {
+			return nil, w.conflict("is no address, or the second one of its family", "give one address of each family at most")
 		}
 		*field = addr.String()
 	}
@@ -188,6 +229,19 @@ func (c *conf) addressing() (*api.AddressPair, error) {
 		return nil, nil
 	}
 	return &pair, nil
+}
+
+// mac returns the hardware address that the runtime wants, or "" for any.
+func (c *conf) mac(args runtimeArgs) (string, error) {
+	var wanted net.HardwareAddr
+	for _, w := range wishes("mac", "MAC", []string{c.Args.CNI.Mac}, []string{c.RuntimeConfig.Mac}, args.MAC) {
+		mac, err := net.ParseMAC(w.value)
+		if err != nil || wanted != nil && !bytes.Equal(mac, wanted) {
+			return "", w.conflict("is no hardware address, or a second one", "give one, such as 02:42:0a:0f:00:05")
+		}
+		wanted = mac
+	}
+	return wanted.String(), nil
 }
 
 // attachment names one interface of one container in one network.

@@ -49,6 +49,30 @@ func TestNamedPortsBecomeLabels(t *testing.T) {
 	}
 }
 
+func TestWantedAddressesComeFromEveryPlaceOfARuntime(t *testing.T) {
+	for _, c := range []struct {
+		conf, args, mac string
+		want            *api.AddressPair
+	}{
+		{`{"name": "n"}`, "IgnoreUnknown=1;IP=10.15.0.9;MAC=02:11:22:33:44:55", "02:11:22:33:44:55", &api.AddressPair{IPv4: "10.15.0.9"}},
+		{`{"name": "n"}`, "IP=10.15.0.9,f00d::9", "", &api.AddressPair{IPv4: "10.15.0.9", IPv6: "f00d::9"}},
+		{`{"name": "n", "runtimeConfig": {"ips": ["10.15.0.9/16"], "mac": "02:11:22:33:44:5A"}}`, "", "02:11:22:33:44:5a", &api.AddressPair{IPv4: "10.15.0.9"}},
+		{
+			`{"name": "n", "args": {"cni": {"ips": ["f00d::9"], "mac": "02:11:22:33:44:55"}}, "runtimeConfig": {"ips": ["10.15.0.9"]}}`,
+			"IP=10.15.0.9;MAC=02:11:22:33:44:55", "02:11:22:33:44:55", &api.AddressPair{IPv4: "10.15.0.9", IPv6: "f00d::9"},
+		},
+	} {
+		got, err := request(t, c.conf, c.args)
+		if err != nil {
+			t.Errorf("%s %s: %v", c.conf, c.args, err)
+			continue
+		}
+		if diff := cmp.Diff(c.want, got.Addressing); diff != "" || got.Mac != c.mac {
+			t.Errorf("%s %s: mac %q %s", c.conf, c.args, got.Mac, diff)
+		}
+	}
+}
+
 func TestAContainerWithoutLabelsIsKnownToHaveNone(t *testing.T) {
 	got, err := request(t, `{"name": "n"}`, "")
 	if err != nil || got.Labels == nil || len(got.Labels) != 0 || got.Addressing != nil {
@@ -65,6 +89,11 @@ func TestWhatIsNotDoneIsRefusedByName(t *testing.T) {
 		{`{"name": "n", "args": {"cni": {"namedPorts": [80]}}}`, "", "namedPorts: not an object"},
 		{`{"name": "n", "runtimeConfig": {"portMappings": [{"hostPort": 80}]}}`, "", "portMappings"},
 		{`{"name": "n", "args": {"cni": {"ips": ["f00d::1", "f00d::2"]}}}`, "", "f00d::2"},
+		{`{"name": "n", "runtimeConfig": {"bandwidth": {"ingressRate": 1}}}`, "", "runtimeConfig.bandwidth"},
+		{`{"name": "n", "runtimeConfig": {"ips": ["10.15.0.9"]}}`, "IP=10.15.0.8", `CNI_ARGS IP: "10.15.0.8" is no address, or the second`},
+		{`{"name": "n"}`, "IP=ten", `CNI_ARGS IP: "ten"`},
+		{`{"name": "n"}`, "MAC=02:11", `CNI_ARGS MAC: "02:11" is no hardware address`},
+		{`{"name": "n", "runtimeConfig": {"mac": "02:11:22:33:44:55"}}`, "MAC=02:11:22:33:44:56", `CNI_ARGS MAC: "02:11:22:33:44:56"`},
 		{`{"name": "n"}`, "LABELS==x", "no key"},
 		{`{"name": "n"}`, "K8S_POD_NAME", "CNI_ARGS"},
 	} {

@@ -127,14 +127,18 @@ func (c *conf) request(args *skel.CmdArgs) (*api.EndpointChangeRequest, error) {
 	if err != nil {
 		return nil, err
 	}
-	addressing, err := c.addressing()
+	addressing, err := c.addressing(pod)
+	if err != nil {
+		return nil, err
+	}
+	mac, err := c.mac(pod)
 	if err != nil {
 		return nil, err
 	}
 	return &api.EndpointChangeRequest{
 		ContainerID: args.ContainerID, ContainerName: c.attachment(args).name(), Labels: append(labels, more...),
 		K8sPodName: string(pod.K8S_POD_NAME), K8sNamespace: string(pod.K8S_POD_NAMESPACE),
-		NetNS: args.Netns, InterfaceName: args.IfName, Addressing: addressing,
+		NetNS: args.Netns, InterfaceName: args.IfName, Addressing: addressing, Mac: mac,
 	}, nil
 }
 

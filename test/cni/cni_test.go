@@ -279,6 +279,29 @@ func TestInterfacesOfOneContainerAreToldApart(t *testing.T) {
 	}
 }
 
+func TestAContainerGetsTheAddressesThatItsRuntimeAsksFor(t *testing.T) {
+	r := start(t)
+	list := r.network(`, "capabilities": {"ips": true, "mac": true}`)
+	byArgs, byCapability := r.container("container-1", "eth0"), r.container("container-2", "eth0")
+	byArgs.Args = [][2]string{{"IgnoreUnknown", "1"}, {"IP", "10.15.9.9"}, {"MAC", "02:11:22:33:44:55"}}
+	byCapability.CapabilityArgs = map[string]any{"ips": []string{"10.15.9.10"}, "mac": "02:11:22:33:44:56"}
+	for _, c := range []struct {
+		container
+		ip, mac string
+	}{{byArgs, "10.15.9.9", "02:11:22:33:44:55"}, {byCapability, "10.15.9.10", "02:11:22:33:44:56"}} {
+		if got := addresses(t, r.add(list, c.container)); len(got) != 1 || got[0].String() != c.ip {
+			t.Errorf("addresses %v, want %s", got, c.ip)
+		}
+		out, err := c.Command(r.ctx(), "ip", "link", "show", "eth0").CombinedOutput()
+		if err != nil || !strings.Contains(string(out), c.mac) {
+			t.Errorf("device %v: %s, want %s", err, out, c.mac)
+		}
+	}
+	if out, err := byArgs.Command(r.ctx(), "ping", "-c", "1", "-W", "5", "10.15.9.10").CombinedOutput(); err != nil {
+		t.Errorf("%v: %s", err, out)
+	}
+}
+
 func TestCheckFindsWhatIsMissing(t *testing.T) {
 	r := start(t)
 	one := r.container("container-1", "eth0")
