@@ -109,10 +109,10 @@ func (d *Driver) Handler() http.Handler {
 	handle("NetworkDriver.EndpointOperInfo", fixed(map[string]empty{"Value": {}}))
 	handle("NetworkDriver.Join", typed(d.join))
 	handle("NetworkDriver.Leave", typed(d.leave))
-	handle("NetworkDriver.ProgramExternalConnectivity", typed(d.programExternal))
-	// Nothing was programmed, nodes find each other by the agent, and networks
+	// Ports are refused when the endpoint is made. Those that are to be programmed
+	// are of the whole container, nodes find each other by the agent, and networks
 	// of a swarm are out of our scope, so these have nothing to do.
-	for _, method := range []string{"RevokeExternalConnectivity", "DiscoverNew", "DiscoverDelete", "FreeNetwork"} {
+	for _, method := range []string{"ProgramExternalConnectivity", "RevokeExternalConnectivity", "DiscoverNew", "DiscoverDelete", "FreeNetwork"} {
 		handle("NetworkDriver."+method, fixed(empty{}))
 	}
 	// Addresses outlive Docker in the agent, so Docker need not repeat its requests.

@@ -130,26 +130,34 @@ func (d *Driver) exists(ctx context.Context, want *api.EndpointChangeRequest) bo
 // refusePorts refuses to publish, instead of not doing it silently. Exposed
 // ports are no more than a remark, so they are fine.
 func refusePorts(options map[string]json.RawMessage) error {
-	var ports []struct {
-		Port, HostPort uint16
-		Proto          uint8
-	}
-	raw, ok := options[keyPortMap]
-	if !ok || bytes.Equal(raw, []byte("null")) {
-		return nil
-	}
-	if err := json.Unmarshal(raw, &ports); err != nil {
-		return fmt.Errorf("read the published ports: %w", err)
-	}
-	if len(ports) == 0 {
-		return nil
+	ports, err := publishedPorts(options)
+	if err != nil || len(ports) == 0 {
+		return err
 	}
 	wanted := make([]string, len(ports))
 	for i, p := range ports {
 		wanted[i] = fmt.Sprintf("%d:%d", p.HostPort, p.Port)
 	}
 	return fmt.Errorf("published ports (-p %s) are not available on a cilium network: "+
-		"leave them out and use the container's own address", strings.Join(wanted, " -p "))
+		"leave them out and use the container's own address, or run the container on a bridge and connect it to this network then",
+		strings.Join(wanted, " -p "))
+}
+
+type publishedPort struct {
+	Port, HostPort uint16
+	Proto          uint8
+}
+
+func publishedPorts(options map[string]json.RawMessage) ([]publishedPort, error) {
+	raw, ok := options[keyPortMap]
+	if !ok {
+		return nil, nil
+	}
+	var ports []publishedPort
+	if err := json.Unmarshal(raw, &ports); err != nil {
+		return nil, fmt.Errorf("read the published ports: %w", err)
+	}
+	return ports, nil
 }
 
 // address strips the prefix length that Docker sends along.
@@ -217,7 +225,16 @@ func (d *Driver) join(ctx context.Context, req endpointRequest) (any, error) {
 	if n.Gateway == nil {
 		return reply, nil
 	}
-	err = d.addRoutes(&reply, n.Gateway, req)
+	if err := d.addRoutes(&reply, n.Gateway, req); err != nil {
+		return nil, err
+	}
+	// The options have the ports of the whole container. Ours were refused, so
+	// these are another network's: Docker publishes on the network of the default
+	// route only, which must stay that one.
+	ports, err := publishedPorts(req.Options)
+	if len(ports) > 0 {
+		reply.Gateway, reply.GatewayIPv6 = "", ""
+	}
 	return reply, err
 }
 
@@ -272,9 +289,4 @@ func (d *Driver) forget(endpoint string) {
 	if err := d.book.leave(endpoint); err != nil {
 		d.log.Warn("endpoint is not forgotten", "endpoint", endpoint, "error", err)
 	}
-}
-
-// programExternal is where Docker would have ports published.
-func (d *Driver) programExternal(_ context.Context, req endpointRequest) (any, error) {
-	return empty{}, refusePorts(req.Options)
 }
