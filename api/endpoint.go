@@ -24,6 +24,9 @@ type EndpointChangeRequest struct {
 	// Labels are all labels of the workload. Nil (no such member) says that they
 	// are not known yet: the endpoint is closed until they are.
 	Labels Labels `json:"labels"`
+	// LabelsLeftOut says, for people, which of the workload's labels cannot be
+	// written and so are not among Labels; it is shown in the endpoint's log.
+	LabelsLeftOut string `json:"labels-left-out,omitempty"`
 	// NetNS is the path of the network namespace in which the agent configures
 	// the container end; empty leaves it to the caller, under the name that the
 	// answer gives as peer-interface-name.

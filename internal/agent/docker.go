@@ -42,6 +42,9 @@ func (s dockerSink) SetContainer(ctx context.Context, endpointID string, c docke
 	if err == nil {
 		err = s.a.endpoints.SetContainer(ctx, e.ID, c.ID, c.Name, c.Labels)
 	}
+	if err == nil {
+		err = s.a.endpoints.Note(e.ID, c.LeftOut.String())
+	}
 	if errors.Is(err, endpoint.ErrNotFound) {
 		return nil
 	}

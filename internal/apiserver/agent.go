@@ -80,6 +80,8 @@ type Endpoints interface {
 	// SetTraced has each packet of an endpoint reported, or no longer.
 	SetTraced(ctx context.Context, id uint16, traced bool) error
 	SetContainer(ctx context.Context, id uint16, containerID, name string, labels label.Set) error
+	// Note warns of something about an endpoint; an empty message says nothing.
+	Note(id uint16, message string) error
 }
 
 // Identities are the identities that the node knows.

@@ -66,6 +66,9 @@ func (s *Server) putEndpoint(r *http.Request) (int, any, error) {
 	if err != nil {
 		return 0, nil, err
 	}
+	if err := s.agent.Endpoints.Note(e.ID, req.LabelsLeftOut); err != nil {
+		return 0, nil, err
+	}
 	return http.StatusCreated, s.endpointModel(&e), nil
 }
 
@@ -97,6 +100,9 @@ func applyPathID(req *api.EndpointChangeRequest, ref string) error {
 	return nil
 }
 
+// maxNote bounds a line that goes into an endpoint's log.
+const maxNote = 1024
+
 // endpointSpec turns the request into the terms of the endpoint manager.
 func endpointSpec(req *api.EndpointChangeRequest) (endpoint.Spec, error) {
 	spec := endpoint.Spec{
@@ -112,6 +118,9 @@ func endpointSpec(req *api.EndpointChangeRequest) (endpoint.Spec, error) {
 	}
 	if req.State != "" && !slices.Contains(endpoint.States, endpoint.State(req.State)) {
 		return spec, badRequest("state", "endpoint state %q: leave it out, or use one of %v", req.State, endpoint.States)
+	}
+	if len(req.LabelsLeftOut) > maxNote {
+		return spec, badRequest("labels-left-out", "labels-left-out is longer than %d bytes: shorten it", maxNote)
 	}
 	if req.NetNS != "" && req.InterfaceName == "" {
 		return spec, badRequest("interface-name", "netns is given without interface-name: name the interface that the namespace is to have, such as eth0")

@@ -104,16 +104,13 @@ const labelsArg = "LABELS="
 
 // parseArgs reads CNI_ARGS. Runtimes pass what other plugins need too; nothing
 // of that is an error.
-func parseArgs(text string) (args runtimeArgs, labels []string, err error) {
+func parseArgs(text string) (args runtimeArgs, labels []label.Label, err error) {
 	rest := []string{"IgnoreUnknown=1"}
 	for _, pair := range strings.Split(text, ";") {
 		if list, ok := strings.CutPrefix(pair, labelsArg); ok {
 			for _, l := range strings.Split(list, ",") {
-				if l == "" || strings.HasPrefix(l, "=") {
-					return args, nil, types.NewError(types.ErrInvalidEnvironmentVariables,
-						fmt.Sprintf("CNI_ARGS %s%s: a label has no key", labelsArg, list), "write KEY=VALUE,KEY=VALUE")
-				}
-				labels = append(labels, source+l)
+				key, value, _ := strings.Cut(l, "=")
+				labels = append(labels, label.Label{Key: key, Value: value})
 			}
 		} else if pair != "" && !strings.HasPrefix(pair, "IgnoreUnknown=") {
 			rest = append(rest, pair)
@@ -125,26 +122,20 @@ func parseArgs(text string) (args runtimeArgs, labels []string, err error) {
 	return args, labels, nil
 }
 
-// source is where the labels of a runtime come from.
-const source = "container:"
-
-// labels returns the workload's labels in their text form. There may be none,
-// but they are known.
-func (c *conf) labels() ([]string, error) {
-	labels := []string{}
-	for i, l := range c.Args.CNI.Labels {
-		if l.Key == "" {
-			return nil, types.NewError(types.ErrInvalidNetworkConfig,
-				fmt.Sprintf("args.cni.labels[%d] has no key", i), "give every label a key")
-		}
-		labels = append(labels, source+l.Key+"="+l.Value)
+// labels returns the workload's labels, with those of CNI_ARGS, in their text
+// form. There may be none, but they are known.
+func (c *conf) labels(more []label.Label) (api.Labels, label.LeftOut, error) {
+	var reported []label.Label
+	for _, l := range c.Args.CNI.Labels {
+		reported = append(reported, label.Label{Key: l.Key, Value: l.Value})
 	}
 	ports, err := c.portLabels()
-	return append(labels, ports...), err
+	set, left := label.FromRuntime(label.SourceContainer, slices.Concat(reported, ports, more))
+	return set.Strings(), left, err
 }
 
 // portLabels returns the labels that give ports names.
-func (c *conf) portLabels() ([]string, error) {
+func (c *conf) portLabels() ([]label.Label, error) {
 	if !present(c.Args.CNI.NamedPorts) {
 		return nil, nil
 	}
@@ -155,13 +146,13 @@ func (c *conf) portLabels() ([]string, error) {
 	if err := json.Unmarshal(c.Args.CNI.NamedPorts, &ports); err != nil {
 		return nil, refuse("not an object of names and ports")
 	}
-	var labels []string
+	var labels []label.Label
 	for _, name := range slices.Sorted(maps.Keys(ports)) {
 		port, err := namedPort(ports[name])
 		if err != nil || name == "" {
 			return nil, refuse(fmt.Sprintf("%q is not the name of a port", name))
 		}
-		labels = append(labels, source+label.PortPrefix+name+"="+port)
+		labels = append(labels, label.Label{Key: label.PortPrefix + name, Value: port})
 	}
 	return labels, nil
 }

@@ -31,10 +31,20 @@ func TestOneRequestSaysAllAboutAContainer(t *testing.T) {
 	want := &api.EndpointChangeRequest{
 		ContainerID: "c1", ContainerName: "cni/n/c1/net1", NetNS: "/run/netns/c1", InterfaceName: "net1",
 		K8sPodName: "p", K8sNamespace: "ns", Addressing: &api.AddressPair{IPv4: "10.15.0.9", IPv6: "f00d::9"},
-		Labels: api.Labels{"container:id=app1", "container:bare=", "container:a=b", "container:c=d=e"},
+		Labels: api.Labels{"container:a=b", "container:bare", "container:c=d=e", "container:id=app1"},
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Error(diff)
+	}
+}
+
+func TestLabelsThatCannotBeWrittenAreLeftOut(t *testing.T) {
+	got, err := request(t, `{"name": "n", "args": {"cni": {"labels": [{"key": "id", "value": "app1"}, {"key": "role=db"}, {"key": ""}]}}}`, "LABELS==x,a=b")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(api.Labels{"container:a=b", "container:id=app1"}, got.Labels); diff != "" || !strings.Contains(got.LabelsLeftOut, `"role=db": key contains`) {
+		t.Errorf("left out %q %s", got.LabelsLeftOut, diff)
 	}
 }
 
@@ -94,7 +104,6 @@ func TestWhatIsNotDoneIsRefusedByName(t *testing.T) {
 		{`{"name": "n"}`, "IP=ten", `CNI_ARGS IP: "ten"`},
 		{`{"name": "n"}`, "MAC=02:11", `CNI_ARGS MAC: "02:11" is no hardware address`},
 		{`{"name": "n", "runtimeConfig": {"mac": "02:11:22:33:44:55"}}`, "MAC=02:11:22:33:44:56", `CNI_ARGS MAC: "02:11:22:33:44:56"`},
-		{`{"name": "n"}`, "LABELS==x", "no key"},
 		{`{"name": "n"}`, "K8S_POD_NAME", "CNI_ARGS"},
 	} {
 		if _, err := request(t, c.conf, c.args); err == nil || !strings.Contains(err.Error(), c.word) {

@@ -123,7 +123,7 @@ func (c *conf) request(args *skel.CmdArgs) (*api.EndpointChangeRequest, error) {
 	if err != nil {
 		return nil, err
 	}
-	labels, err := c.labels()
+	labels, left, err := c.labels(more)
 	if err != nil {
 		return nil, err
 	}
@@ -136,7 +136,7 @@ func (c *conf) request(args *skel.CmdArgs) (*api.EndpointChangeRequest, error) {
 		return nil, err
 	}
 	return &api.EndpointChangeRequest{
-		ContainerID: args.ContainerID, ContainerName: c.attachment(args).name(), Labels: append(labels, more...),
+		ContainerID: args.ContainerID, ContainerName: c.attachment(args).name(), Labels: labels, LabelsLeftOut: left.String(),
 		K8sPodName: string(pod.K8S_POD_NAME), K8sNamespace: string(pod.K8S_POD_NAMESPACE),
 		NetNS: args.Netns, InterfaceName: args.IfName, Addressing: addressing, Mac: mac,
 	}, nil

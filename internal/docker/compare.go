@@ -64,15 +64,11 @@ func (w *Watcher) containers(ctx context.Context, id string) (map[string]Contain
 		if len(item.Names) > 0 {
 			c.Name = strings.TrimPrefix(item.Names[0], "/")
 		}
+		reported := make([]label.Label, 0, len(item.Labels))
 		for key, value := range item.Labels {
-			set, err := label.FromMap(label.SourceContainer, map[string]string{key: value})
-			if err != nil {
-				w.log.Warn("a label of the container is left out", "container", c.Name, "error", err)
-				continue
-			}
-			c.Labels = append(c.Labels, set...)
+			reported = append(reported, label.Label{Key: key, Value: value})
 		}
-		c.Labels = label.NewSet(c.Labels...)
+		c.Labels, c.LeftOut = label.FromRuntime(label.SourceContainer, reported)
 		found[c.ID] = c
 	}
 	return found, nil

@@ -26,9 +26,9 @@ import (
 // Container is what Docker tells about a container.
 type Container struct {
 	ID, Name string
-	// Labels have the source "container". Docker's labels that cannot be
-	// expressed are left out.
-	Labels label.Set
+	// Labels have the source "container".
+	Labels  label.Set
+	LeftOut label.LeftOut
 }
 
 // Endpoint is an endpoint of the agent's that Docker asked for.

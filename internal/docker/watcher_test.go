@@ -78,7 +78,7 @@ func (d *daemon) serve(w http.ResponseWriter, r *http.Request) {
 	case path == "containers/json":
 		list := []map[string]any{}
 		for id, label := range d.containers {
-			list = append(list, map[string]any{"Id": id, "Names": []string{"/name-" + id}, "Labels": map[string]string{"id": label, "": "no key"}})
+			list = append(list, map[string]any{"Id": id, "Names": []string{"/name-" + id}, "Labels": map[string]string{"id": label, "": "no key", "role=db": ""}})
 		}
 		_ = json.NewEncoder(w).Encode(list)
 	case strings.HasPrefix(path, "containers/"):
@@ -115,6 +115,7 @@ type agent struct {
 	mu        sync.Mutex
 	endpoints map[string]docker.Endpoint
 	labels    map[string]string
+	leftOut   string
 	fails     int // this many times SetContainer does
 }
 
@@ -146,6 +147,7 @@ func (a *agent) SetContainer(_ context.Context, id string, c docker.Container) e
 	e.ContainerID = c.ID
 	a.endpoints[id] = e
 	a.labels[id] = c.Name + " " + c.Labels.String()
+	a.leftOut = c.LeftOut.String()
 	return nil
 }
 
@@ -212,6 +214,11 @@ func TestEndpointsOfRunningContainersAreFoundAtTheStart(t *testing.T) {
 	if a.of("e2") != "" || w.Status() != nil {
 		t.Errorf("e2 is %q, status %v", a.of("e2"), w.Status())
 	}
+	a.mu.Lock()
+	if !strings.Contains(a.leftOut, `"role=db"`) || !strings.Contains(a.leftOut, `empty key`) {
+		t.Errorf("left out: %s", a.leftOut)
+	}
+	a.mu.Unlock()
 	d.set(func() {
 		if d.inspected {
 			t.Error("a container was inspected")

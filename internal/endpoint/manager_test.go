@@ -34,6 +34,27 @@ func mustCreate(t *testing.T, m *endpoint.Manager, spec endpoint.Spec) endpoint.
 	return e
 }
 
+func TestWhatIsNotedIsInTheLogOnce(t *testing.T) {
+	m := newWorld().manager(t, t.TempDir())
+	id := mustCreate(t, m, app1(t)).ID
+	for _, message := range []string{"labels are left out", "labels are left out", ""} {
+		if err := m.Note(id, message); err != nil {
+			t.Fatal(err)
+		}
+	}
+	e, err := m.Lookup("1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	last := e.Log[len(e.Log)-1]
+	if last.Message != "labels are left out" || last.State != endpoint.StateReady || e.Log[len(e.Log)-2].Message == last.Message {
+		t.Errorf("log: %+v", e.Log)
+	}
+	if err := m.Note(id+1, "x"); !errors.Is(err, endpoint.ErrNotFound) {
+		t.Errorf("an endpoint that is not there: %v", err)
+	}
+}
+
 // TestPolicyAndProgramsAreInTheKernelBeforeTheEndpointIsKnown checks the order of
 // what depends on each other; the device is made while the policy is on its way.
 func TestPolicyAndProgramsAreInTheKernelBeforeTheEndpointIsKnown(t *testing.T) {

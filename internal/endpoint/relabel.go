@@ -81,6 +81,26 @@ func (m *Manager) SetContainer(ctx context.Context, id uint16, containerID, name
 	})
 }
 
+// Note warns of something about an endpoint, in its status log and the agent's.
+// An empty message says nothing.
+func (m *Manager) Note(id uint16, message string) error {
+	if message == "" {
+		return nil
+	}
+	ent, err := m.lock(id)
+	if err != nil {
+		return err
+	}
+	defer ent.op.Unlock()
+	var news bool
+	e := m.update(ent, func(e *Endpoint) { news = e.note(time.Now(), CodeOK, message) })
+	if news {
+		m.log.Warn("endpoint", "endpoint", id, "container", e.External.ContainerName, "message", message)
+		m.save(e)
+	}
+	return nil
+}
+
 // SetTraced has each packet of an endpoint reported, or no longer. It returns once
 // the kernel does so.
 func (m *Manager) SetTraced(ctx context.Context, id uint16, traced bool) error {

@@ -11,6 +11,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"unicode"
 )
 
 // Sources a label can come from.
@@ -55,6 +56,9 @@ func SplitKey(text string) (source, key string) {
 func (l Label) Validate() error {
 	if l.Key == "" {
 		return errors.New("empty key; write [source:]key[=value]")
+	}
+	if strings.Contains(l.Key, "=") || strings.ContainsFunc(l.Key, unicode.IsControl) {
+		return errors.New("key contains '=', which separates it from the value, or a control character")
 	}
 	if strings.ContainsAny(l.Source+l.Key+l.Value, ";\x00\n") {
 		return errors.New("contains ';', a newline or a zero byte, which separate labels in the store")

@@ -65,20 +65,6 @@ func parseAll(texts []string) ([]Label, error) {
 	return labels, nil
 }
 
-// FromMap makes a set of one source from a key to value map, as container
-// runtimes report labels. Labels that cannot be expressed are an error.
-func FromMap(source string, values map[string]string) (Set, error) {
-	labels := make([]Label, 0, len(values))
-	for key, value := range values {
-		l := Label{Source: source, Key: key, Value: value}
-		if err := l.Validate(); err != nil {
-			return nil, fmt.Errorf("label %q: %w", key, err)
-		}
-		labels = append(labels, l)
-	}
-	return NewSet(labels...), nil
-}
-
 // Reserved returns the set {reserved:name}.
 func Reserved(name string) Set {
 	return Set{{Source: SourceReserved, Key: name}}

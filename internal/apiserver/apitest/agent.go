@@ -276,6 +276,17 @@ func (e endpoints) SetContainer(_ context.Context, id uint16, containerID, name 
 	return nil
 }
 
+func (e endpoints) Note(id uint16, message string) error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for i := range e.EndpointList {
+		if ep := &e.EndpointList[i]; ep.ID == id && message != "" {
+			ep.Log = append(ep.Log, endpoint.StatusChange{Time: Start, Code: endpoint.CodeOK, Message: message, State: ep.State})
+		}
+	}
+	return nil
+}
+
 type identities struct{ *World }
 
 func (i identities) Identities() []identity.Identity { return i.IdentityList }
