@@ -14,6 +14,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/http"
 	"sync"
 	"time"
 
@@ -85,7 +86,7 @@ var errNotYet = errors.New("not reached yet")
 // New returns a watcher of the Docker daemon at the socket. Docker need not be
 // there yet.
 func New(cfg Config, sink Sink, log *slog.Logger) (*Watcher, error) {
-	api, err := client.New(client.WithHost("unix://" + cfg.Socket))
+	api, err := client.New(client.WithHost("unix://"+cfg.Socket), client.WithHTTPClient(&http.Client{Transport: newTransport(cfg.Socket)}))
 	if err != nil {
 		return nil, fmt.Errorf("follow Docker at %s: %w", cfg.Socket, err)
 	}

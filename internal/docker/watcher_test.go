@@ -31,6 +31,8 @@ type daemon struct {
 	attached   map[string]string // endpoint to container, of network n1
 	containers map[string]string // id to label
 	broken     bool              // networks are not answered
+	endless    bool              // the list of containers has no end
+	sent       int               // bytes of that
 	events     chan string
 	inspected  bool
 }
@@ -75,6 +77,8 @@ func (d *daemon) serve(w http.ResponseWriter, r *http.Request) {
 			in[container] = map[string]string{"EndpointID": endpoint}
 		}
 		_ = json.NewEncoder(w).Encode(map[string]any{"Id": "n1", "Containers": in})
+	case path == "containers/json" && d.endless:
+		d.sendEndless(w)
 	case path == "containers/json":
 		list := []map[string]any{}
 		for id, label := range d.containers {
@@ -88,6 +92,23 @@ func (d *daemon) serve(w http.ResponseWriter, r *http.Request) {
 		w.WriteHeader(http.StatusNotFound)
 		_, _ = w.Write([]byte(`{"message":"no such network"}`))
 	}
+}
+
+// sendEndless sends one container with labels without end, and stops far beyond
+// what can be an answer.
+func (d *daemon) sendEndless(w http.ResponseWriter) {
+	const most = 256 << 20
+	_, _ = w.Write([]byte(`[{"Id": "c1", "Labels": {"id": "app1", "long": "`))
+	block := []byte(strings.Repeat("x", 1<<20))
+	d.sent = 0
+	for d.sent < most {
+		n, err := w.Write(block)
+		d.sent += n
+		if err != nil {
+			return
+		}
+	}
+	_, _ = w.Write([]byte(`"}}]`))
 }
 
 func (d *daemon) stream(w http.ResponseWriter, r *http.Request) {
@@ -257,6 +278,27 @@ func TestEndpointsThatDockerForgotAreRemovedOnlyWhenItSaysSo(t *testing.T) {
 	if a.of("young") == "gone" {
 		t.Error("an endpoint that was just made is removed")
 	}
+}
+
+func TestAnAnswerWithoutEndIsNotReadToTheEnd(t *testing.T) {
+	d := startDaemon(t)
+	d.attached["e1"], d.containers["c1"], d.endless = "c1", "app1", true
+	a := newAgent(endpoint("e1", time.Hour))
+	w := watch(t, d, a)
+	eventually(t, "the answer is refused", func() bool {
+		err := w.Status()
+		return err != nil && strings.Contains(err.Error(), "answer is longer than")
+	})
+	if got := a.of("e1"); got != "" {
+		t.Errorf("e1 has labels of a part of an answer, or is removed: %q", got)
+	}
+	d.set(func() {
+		if d.sent >= 256<<20 {
+			t.Errorf("%d bytes were read", d.sent)
+		}
+		d.endless = false
+	})
+	eventually(t, "labels of e1", func() bool { return a.of("e1") == "name-c1 container:id=app1" })
 }
 
 func TestANetworkThatIsGoneHasNoEndpoints(t *testing.T) {
