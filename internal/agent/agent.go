@@ -49,33 +49,34 @@ type Agent struct {
 	ready   atomic.Bool
 	mtu     int
 
-	lock       *dirLock
-	metrics    *metrics.Metrics
-	kernel     probe.Features
-	host       *device.Host
-	hostRows   *hostRows
-	devices    devices
-	dp         *datapath.Datapath
-	store      *kvstore.Store
-	identities *identities
-	book       *addressbook.Book
-	rules      *ruleBook
-	enforcer   *enforce.Enforcer
-	rows       *rows
-	kept       nodeState
-	underlays  []underlay // that the agent has found itself
-	overlay    int        // index of the device that leads to other nodes; 0: there is none
-	registrar  *nodes.Registrar
-	directory  *nodes.Directory
-	mesh       *clustermesh.Mesh
-	addresses  *addresses.Follower // of other nodes' workloads
-	peers      *peers
-	prober     *health.Prober
-	endpoints  *endpoint.Manager
-	docker     *docker.Watcher // nil without Docker
-	flows      *flowlog.Log    // nil when flows are not recorded
-	hub        *observe.Hub
-	api        *apiserver.Server
+	lock        *dirLock
+	metrics     *metrics.Metrics
+	kernel      probe.Features
+	host        *device.Host
+	hostRows    *hostRows
+	devices     devices
+	dp          *datapath.Datapath
+	store       *kvstore.Store
+	identities  *identities
+	book        *addressbook.Book
+	rules       *ruleBook
+	enforcer    *enforce.Enforcer
+	attachments *attachments
+	rows        *rows
+	kept        nodeState
+	underlays   []underlay // that the agent has found itself
+	overlay     int        // index of the device that leads to other nodes; 0: there is none
+	registrar   *nodes.Registrar
+	directory   *nodes.Directory
+	mesh        *clustermesh.Mesh
+	addresses   *addresses.Follower // of other nodes' workloads
+	peers       *peers
+	prober      *health.Prober
+	endpoints   *endpoint.Manager
+	docker      *docker.Watcher // nil without Docker
+	flows       *flowlog.Log    // nil when flows are not recorded
+	hub         *observe.Hub
+	api         *apiserver.Server
 
 	policyOptions   policy.Options // but for the mode, which may have changed
 	lastPolicyError atomic.Pointer[error]
@@ -97,7 +98,7 @@ func New(ctx context.Context, cfg Config, log *slog.Logger) (_ *Agent, err error
 		}
 	}()
 	steps := []func(context.Context) error{
-		a.takeStateDir, a.openMetrics, a.openStore, a.openNode, a.openKernel, a.openIdentities, a.openAddresses, a.openPolicy, a.openPeers, a.openEndpoints, a.openDocker, a.openFlowLog, a.openAPI,
+		a.takeStateDir, a.openMetrics, a.openStore, a.openNode, a.openKernel, a.openIdentities, a.openAddresses, a.openAttachments, a.openPolicy, a.openPeers, a.openEndpoints, a.openDocker, a.openFlowLog, a.openAPI,
 	}
 	for _, step := range steps {
 		if err := step(ctx); err != nil {
@@ -275,7 +276,7 @@ func (a *Agent) openPolicy(context.Context) (err error) {
 	if a.policyOptions, err = a.cfg.Policy.options(); err != nil {
 		return err
 	}
-	a.rows = newRows(a.dp, int(a.sizes().Addresses), a.log)
+	a.rows = newRows(a.dp, a.attachments, int(a.sizes().Addresses), a.log)
 	a.enforcer = enforce.New(enforce.Config{
 		Kernel: a.dp.Policies(), Addresses: a.rows, Prefixes: a.identities.prefixes,
 		Rules: a.rules.present, Identities: a.identities.Shared,
@@ -284,7 +285,7 @@ func (a *Agent) openPolicy(context.Context) (err error) {
 		Failed:   func(err error) { a.lastPolicyError.Store(&err); a.endpoints.Failed(err) },
 		Log:      a.log,
 	})
-	a.rules.enforcer = a.enforcer
+	a.rules.enforcer, a.rules.missing = a.enforcer, a.attachments.missing
 	a.rules.done, a.rules.warn = a.policyChanged, a.warnings
 	return nil
 }

@@ -4,10 +4,12 @@ package agent
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/netip"
 	"time"
 
+	"cilium.local/cilium/internal/datapath"
 	"cilium.local/cilium/internal/datapath/device"
 	"cilium.local/cilium/internal/endpoint"
 )
@@ -47,9 +49,17 @@ func (d devices) container(e endpoint.Endpoint) device.Interface {
 	}
 }
 
-// Delete removes the pair; the kernel removes its routes and neighbours with it.
+// Delete removes the pair; the kernel removes its routes and neighbours with it. One
+// whose alias somebody has changed is still ours.
 func (d devices) Delete(e endpoint.Endpoint) error {
 	d.host.routes.Delete(e.Device.HostName) // first, or it would be missed
+	err := device.Delete(e.Device.HostName)
+	if !errors.Is(err, device.ErrForeign) {
+		return err
+	}
+	if err := datapath.Reclaim(); err != nil {
+		return err
+	}
 	return device.Delete(e.Device.HostName)
 }
 

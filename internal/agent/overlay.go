@@ -144,6 +144,9 @@ func (a *Agent) openNetwork() error {
 			return err
 		}
 	}
+	if err := datapath.Reclaim(); err != nil {
+		return err
+	}
 	present, err := device.List()
 	if err != nil {
 		return err

@@ -26,6 +26,7 @@ import (
 // reconcilers that write them. It implements endpoint.Datapath.
 type rows struct {
 	dp        *datapath.Datapath
+	programs  *attachments
 	endpoints *table.Table[netip.Addr, bpfmap.Endpoint]
 	addresses *table.Table[netip.Prefix, bpfmap.Address]
 	ipcache   *ipcache.Cache
@@ -39,9 +40,9 @@ type rows struct {
 	addressesWriter *reconcile.Reconciler[netip.Prefix, bpfmap.Address]
 }
 
-func newRows(dp *datapath.Datapath, capacity int, log *slog.Logger) *rows {
+func newRows(dp *datapath.Datapath, programs *attachments, capacity int, log *slog.Logger) *rows {
 	r := &rows{
-		dp: dp, log: log, capacity: capacity,
+		dp: dp, programs: programs, log: log, capacity: capacity,
 		endpoints: table.New[netip.Addr, bpfmap.Endpoint]("endpoints"),
 		addresses: table.New[netip.Prefix, bpfmap.Address]("ipcache"),
 	}
@@ -110,12 +111,12 @@ func (r *rows) Withdraw(ctx context.Context, e endpoint.Endpoint) error {
 
 // Attach puts the programs on the endpoint's device.
 func (r *rows) Attach(e endpoint.Endpoint) error {
-	return r.dp.Attach(datapath.Device{Index: e.Device.IfIndex, Name: e.Device.HostName})
+	return r.programs.attach(datapath.Device{Index: e.Device.IfIndex, Name: e.Device.HostName})
 }
 
 // Detach removes the programs and their pins.
 func (r *rows) Detach(e endpoint.Endpoint) error {
-	return r.dp.Detach(datapath.Device{Index: e.Device.IfIndex, Name: e.Device.HostName})
+	return r.programs.detach(datapath.Device{Index: e.Device.IfIndex, Name: e.Device.HostName})
 }
 
 // Flush forgets the tracked flows of an address.

@@ -29,6 +29,7 @@ type ruleBook struct {
 	counters Counters
 	done     func(took time.Duration, err error) // after each change
 	warn     func(added []*policy.Rule) []string // of what is accepted, but may not be meant
+	missing  func() error                        // what keeps policy from being enforced
 
 	change sync.Mutex // held during a change
 	mu     sync.RWMutex
@@ -109,6 +110,9 @@ func (b *ruleBook) repository() *policy.Repository {
 // present one.
 func (b *ruleBook) commit(next *policy.Repository) error {
 	begin := time.Now()
+	if err := b.missing(); err != nil {
+		return fmt.Errorf("the policy was not changed: %w", err)
+	}
 	if err := b.clearSlots(next.Rules()); err != nil {
 		return err
 	}

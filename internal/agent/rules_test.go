@@ -65,6 +65,7 @@ func openBook(t *testing.T, path string) (*ruleBook, *fakeKernel) {
 		Options: compile.Options{Mode: policy.ModeDefault}, Log: slog.New(slog.DiscardHandler),
 	})
 	b.done, b.warn = func(time.Duration, error) {}, func([]*policy.Rule) []string { return nil }
+	b.missing = func() error { return nil }
 	app1 := identity.Identity{ID: 300, Labels: label.NewSet(label.Label{Source: "container", Key: "id", Value: "app1"})}
 	if _, _, err := b.enforcer.Acquire(t.Context(), app1); err != nil {
 		t.Fatal(err)
@@ -100,6 +101,19 @@ func TestAnImportIsInForceAndOutlivesTheAgent(t *testing.T) {
 	last, _ := openBook(t, path)
 	if set, _ := last.Rules(nil); set.Rules != 0 {
 		t.Errorf("a deleted rule is back: %s", set.JSON)
+	}
+}
+
+func TestAnImportIsRefusedWhileSomeDeviceIsNotEnforced(t *testing.T) {
+	b, kernel := openBook(t, filepath.Join(t.TempDir(), "policy.json"))
+	before := kernel.sets
+	b.missing = func() error { return errors.New("device lxc00001 has no programs") }
+	_, err := b.Import(t.Context(), document(closeApp1), false)
+	if err == nil || !strings.Contains(err.Error(), "lxc00001") || kernel.sets != before {
+		t.Errorf("got %v", err)
+	}
+	if set, _ := b.Rules(nil); set.Rules != 0 {
+		t.Errorf("a refused rule is there: %s", set.JSON)
 	}
 }
 

@@ -55,6 +55,7 @@ func (a *Agent) start(ctx context.Context, spawn spawner) error {
 	if err := a.restore(ctx); err != nil {
 		return err
 	}
+	spawn("attachments", a.attachments.Run)
 	spawn("endpoint rows", a.rows.endpointsWriter.Run)
 	spawn("address rows", a.rows.addressesWriter.Run)
 	spawn("host routes", a.hostRows.run)
@@ -89,7 +90,7 @@ func (a *Agent) start(ctx context.Context, spawn spawner) error {
 	spawn("health", a.runHealth)
 	spawn("events", a.followEvents)
 	spawn("flow table", a.collectFlows)
-	spawn("attachments", func(ctx context.Context) error { a.dp.Settle(ctx, a.log); return nil })
+	spawn("settled attachments", func(ctx context.Context) error { a.dp.Settle(ctx, a.log); return nil })
 	if a.cfg.Metrics != "" {
 		spawn("metrics", a.serveMetrics)
 	}

@@ -181,7 +181,7 @@ func (a *Agent) counterRows() ([][]string, error) {
 
 // reconcilers tells how all that is wanted of this node's kernel stands.
 func (a *Agent) reconcilers() []reconcile.Status {
-	return slices.Concat(a.rows.status(), a.hostRows.status(), a.peers.status())
+	return slices.Concat(a.attachments.status(), a.rows.status(), a.hostRows.status(), a.peers.status())
 }
 
 func (a *Agent) reconcilerRows() ([][]string, error) {

@@ -101,7 +101,7 @@ func applyPathID(req *api.EndpointChangeRequest, ref string) error {
 }
 
 // maxNote bounds a line that goes into an endpoint's log.
-const maxNote = 1024
+const maxNote = 4096
 
 // endpointSpec turns the request into the terms of the endpoint manager.
 func endpointSpec(req *api.EndpointChangeRequest) (endpoint.Spec, error) {

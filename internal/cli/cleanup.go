@@ -135,6 +135,9 @@ func leftovers(p place) ([]leftover, error) {
 	for _, path := range present(p.bpf, pinned) {
 		list = append(list, leftover{path, func() error { return removePath(path) }})
 	}
+	if err := datapath.Reclaim(); err != nil {
+		return nil, err
+	}
 	devices, err := device.List()
 	if err != nil {
 		return nil, err

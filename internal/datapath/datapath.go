@@ -38,9 +38,13 @@ type Device struct {
 	Name  string
 }
 
+// String names the device in errors.
+func (d Device) String() string { return fmt.Sprintf("%s (index %d)", d.Name, d.Index) }
+
 // Datapath is the data plane of one node. Make it with Open.
 type Datapath struct {
 	log      *slog.Logger
+	pinDir   string
 	loaded   *prog.Loaded
 	staged   bool // other maps are in force until TakeOver
 	attacher *attach.Attacher
@@ -49,7 +53,8 @@ type Datapath struct {
 	epochs   *bpfmap.Epochs
 	policies *bpfmap.Policies
 	flows    *bpfmap.Flows
-	network  string // the device that AttachNetwork was called for
+	network  string   // the device that AttachNetwork was called for
+	others   []Device // those that AttachNetwork and AttachOverlay were called for
 }
 
 // Open loads the programs and creates or adopts the pinned maps. It changes
@@ -72,6 +77,7 @@ func Open(cfg Config, log *slog.Logger) (*Datapath, error) {
 	}
 	d := &Datapath{
 		log:      log,
+		pinDir:   cfg.PinDir,
 		loaded:   loaded,
 		attacher: attach.New(cfg.PinDir, cfg.LegacyHooks),
 		quick:    attach.New(cfg.PinDir, true),
@@ -120,9 +126,11 @@ func (d *Datapath) AttachOverlay(ifindex, mtu int) error {
 	if d.loaded.FromOverlay == nil {
 		return errors.New("the programs of the tunnel's device are not loaded: set Constants.Overlay")
 	}
-	if err := d.attacher.Attach(ifindex, OverlayName, d.loaded.FromOverlay, d.loaded.ToOverlay); err != nil {
+	dev := Device{Index: ifindex, Name: OverlayName}
+	if err := d.attachAny(dev); err != nil {
 		return fmt.Errorf("attach to %s: %w", OverlayName, err)
 	}
+	d.others = append(d.others, dev)
 	return d.epochs.SetOverlay(ifindex, mtu)
 }
 
@@ -138,8 +146,12 @@ func (d *Datapath) AttachNetwork(dev Device) error {
 		return errors.New("the program of the network's device is not loaded: set Constants.Native")
 	}
 	d.network = dev.Name
-	return d.attacher.AttachIngress(dev.Index, dev.Name, d.loaded.FromNetwork)
+	d.others = append(d.others, dev)
+	return d.attachAny(dev)
 }
+
+// OtherDevices are those that are not of workloads.
+func (d *Datapath) OtherDevices() []Device { return d.others }
 
 // DetachOthers removes the programs from all devices but those named, that of the
 // overlay and that of AttachNetwork.

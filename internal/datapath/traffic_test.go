@@ -25,7 +25,7 @@ import (
 )
 
 // namespace makes a network namespace of the test's own.
-func namespace(t *testing.T, role string) string {
+func namespace(t testing.TB, role string) string {
 	t.Helper()
 	if os.Geteuid() != 0 {
 		t.Skip("needs root to make network namespaces")

@@ -290,7 +290,10 @@ func (m *Manager) makeDevice(ent *entry) error {
 // undoDevice removes the device before its programs, so that there is no moment
 // at which packets pass a device without them.
 func (m *Manager) undoDevice(e Endpoint) {
-	err := errors.Join(m.with.Devices.Delete(e), m.with.Datapath.Detach(e))
+	err := m.with.Devices.Delete(e)
+	if err == nil {
+		err = m.with.Datapath.Detach(e)
+	}
 	if err != nil {
 		m.log.Warn("clean up after a failed endpoint", "endpoint", e.ID, "error", err)
 	}

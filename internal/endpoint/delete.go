@@ -40,8 +40,8 @@ func (m *Manager) Delete(ctx context.Context, id uint16) error {
 }
 
 // tearDown removes the device and what the kernel knows of the endpoint. The
-// device goes first: detached programs on a living device would leave it open. It
-// returns all failures, and of them by itself why the kernel's rows may remain.
+// device goes first, and keeps its programs if it stays: without them it would be open.
+// It returns all failures, and of them by itself why the kernel's rows may remain.
 func (m *Manager) tearDown(ctx context.Context, e Endpoint) (withdrawn, all error) {
 	var errs []error
 	note := func(what string, err error) {
@@ -49,8 +49,11 @@ func (m *Manager) tearDown(ctx context.Context, e Endpoint) (withdrawn, all erro
 			errs = append(errs, fmt.Errorf("%s: %w", what, err))
 		}
 	}
-	note("delete device "+e.Device.HostName, m.with.Devices.Delete(e))
-	note("detach programs", m.with.Datapath.Detach(e))
+	gone := m.with.Devices.Delete(e)
+	note("delete device "+e.Device.HostName, gone)
+	if gone == nil {
+		note("detach programs", m.with.Datapath.Detach(e))
+	}
 	withdrawn = m.with.Datapath.Withdraw(ctx, e)
 	note("withdraw from the kernel", withdrawn)
 	for _, addr := range e.Addresses() {

@@ -37,7 +37,13 @@ func TestLabelsOfOneContainerAreBounded(t *testing.T) {
 	if len(set) != label.MaxPerContainer || set[0].Key != "k00000" || !strings.Contains(left.String(), "more") || len(left.String()) > 1000 {
 		t.Errorf("%d labels, left out %s", len(set), left)
 	}
-	if set, left := label.FromRuntime(label.SourceContainer, many[:2]); len(set) != 1 || left.String() == "" {
+	for i := range many {
+		many[i].Key = fmt.Sprint(i) + strings.Repeat("\x01", 100)
+	}
+	if _, left := label.FromRuntime(label.SourceContainer, many); len(left.String()) > 4096 {
+		t.Errorf("%d bytes tell what is left out", len(left.String())) // the agent takes no more
+	}
+	if set, left := label.FromRuntime(label.SourceContainer, []label.Label{{Key: "a"}, {Key: "a="}}); len(set) != 1 || left.String() == "" {
 		t.Errorf("%s, left out %s", set, left)
 	}
 }

@@ -223,7 +223,7 @@ func TestRulesAboutWhoHasNoPolicyAreNotEnforced(t *testing.T) {
 		`{"matchLabels": {"reserved:init": ""}}`:                                                        true,
 		`{"matchLabels": {"reserved:health": ""}}`:                                                      true,
 		`{"matchLabels": {"host": ""}}`:                                                                 true,
-		`{}`: true,
+		`{}`:                                                                                            true,
 	} {
 		rules := parse(t, `[{"endpointSelector": `+selector+`, "ingressDeny": [{"fromEntities": ["world"]}]}]`)
 		err := rules[0].Unsupported()

@@ -156,6 +156,22 @@ func (r *Reconciler[K, V]) WaitKey(ctx context.Context, key K) error {
 	})
 }
 
+// Tried blocks until what the table holds now for the key was written once, be it a row
+// or none, and returns the failure, if it failed. It will be tried again.
+func (r *Reconciler[K, V]) Tried(ctx context.Context, key K) (err error) {
+	revision := r.table.Revision()
+	waitErr := r.wait(ctx, func() error {
+		if r.applied < revision {
+			return fmt.Errorf("revision %d of %d reached", r.applied, revision)
+		}
+		if f := r.failing[key]; f != nil {
+			err = f.err
+		}
+		return nil
+	})
+	return errors.Join(waitErr, err)
+}
+
 // WaitPruned blocks until the table is complete and a comparison has removed
 // what only the target had.
 func (r *Reconciler[K, V]) WaitPruned(ctx context.Context) error {

@@ -55,7 +55,7 @@ func TestTheMachinesOwnFilterRunsBesideNativeRouting(t *testing.T) {
 		t.Run(hooks, func(t *testing.T) {
 			n := lab.NewNode(t, "node1", lab.Options{Outside: true})
 			a := &apps{Node: n, t: t}
-			if err := n.Ping(within(t, time.Second), n.Outside.IPv4); err != nil {
+			if err := n.Ping(within(t, 5*time.Second), n.Outside.IPv4); err != nil {
 				t.Fatal(err)
 			}
 			keepOut(t, n)

@@ -57,21 +57,22 @@ func (a *Attacher) ReplaceAll(pair func(ifname string) Pair) error {
 	return errors.Join(failed...)
 }
 
-// Devices returns the names of the devices that have programs of ours in the form that
-// the attacher uses.
+// Devices returns the names of the devices that have programs of ours, in whichever
+// form, and of those that have only their pins left.
 func (a *Attacher) Devices() ([]string, error) {
+	spots, closeLinks, err := a.spots()
+	if err != nil {
+		return nil, err
+	}
+	defer closeLinks()
 	found := map[string]bool{}
+	for _, s := range spots {
+		found[s.ifname] = true
+	}
 	pins, err := filepath.Glob(filepath.Join(a.links, "*"))
 	for _, pin := range pins {
 		name, _, _ := cutLast(filepath.Base(pin), "_")
 		found[name] = true
-	}
-	if err == nil && a.form == Clsact {
-		var filters []spot
-		filters, err = filterSpots()
-		for _, s := range filters {
-			found[s.ifname] = true
-		}
 	}
 	return slices.Sorted(maps.Keys(found)), err
 }
@@ -112,10 +113,16 @@ func (a *Attacher) spots() (spots []spot, closeLinks func(), err error) {
 			_ = l.Close()
 		}
 	}
+	defer func() {
+		if err != nil {
+			closeLinks()
+		}
+	}()
 	pins, err := filepath.Glob(filepath.Join(a.links, "*"))
 	if err != nil {
 		return nil, nil, err
 	}
+	var known []link.ID
 	for _, pin := range pins {
 		l, err := link.LoadPinnedLink(pin, nil)
 		if err != nil {
@@ -124,39 +131,53 @@ func (a *Attacher) spots() (spots []spot, closeLinks func(), err error) {
 		links = append(links, l)
 		info, err := l.Info()
 		if err != nil {
-			closeLinks()
 			return nil, nil, fmt.Errorf("read what the pinned link %s is attached to: %w", pin, err)
 		}
 		ifname, direction, _ := cutLast(filepath.Base(pin), "_")
 		spots = append(spots, spot{ifname, Direction(direction), info.Program, l.Update})
+		known = append(known, info.ID)
 	}
-	filters, err := filterSpots()
-	if err != nil {
-		closeLinks()
-		return nil, nil, err
-	}
-	return append(spots, filters...), closeLinks, nil
+	more, others, err := unpinnedSpots(known)
+	links = append(links, others...)
+	return append(spots, more...), closeLinks, err
 }
 
-func filterSpots() (spots []spot, err error) {
+// unpinnedSpots finds the programs of ours that no pin leads to: those on links but the
+// known ones, which the caller closes, and those in filters.
+func unpinnedSpots(known []link.ID) (spots []spot, links []link.Link, err error) {
 	devices, err := netlink.LinkList()
 	if err != nil {
-		return nil, os.NewSyscallError("list the devices", err)
+		return nil, nil, os.NewSyscallError("list the devices", err)
 	}
 	for _, device := range devices {
-		index := device.Attrs().Index
+		name, index := device.Attrs().Name, device.Attrs().Index
 		for _, d := range directions {
-			filters, err := listFilters(index, d)
+			others, err := unpinned(index, d, known)
 			if err != nil {
-				return nil, err
+				return nil, links, err
 			}
-			if f := ours(filters); f != nil {
-				spots = append(spots, spot{device.Attrs().Name, d, ebpf.ProgramID(f.Id), func(p *ebpf.Program) error {
-					_, err := replaceFilter(index, d, p)
-					return err
-				}})
+			for _, l := range others {
+				links = append(links, l)
+				spots = append(spots, spot{name, d, l.program, l.Update})
 			}
+			filter, err := filterSpot(index, name, d)
+			if err != nil {
+				return nil, links, err
+			}
+			spots = append(spots, filter...)
 		}
 	}
-	return spots, nil
+	return spots, links, nil
+}
+
+func filterSpot(ifindex int, ifname string, d Direction) ([]spot, error) {
+	filters, err := listFilters(ifindex, d)
+	f := ours(filters, d)
+	if err != nil || f == nil {
+		return nil, err
+	}
+	return []spot{{ifname, d, ebpf.ProgramID(f.Id), func(p *ebpf.Program) error {
+		_, err := replaceFilter(ifindex, d, p)
+		return err
+	}}}, nil
 }

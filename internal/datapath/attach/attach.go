@@ -47,6 +47,13 @@ const (
 
 var directions = []Direction{Ingress, Egress}
 
+func (d Direction) other() Direction {
+	if d == Ingress {
+		return Egress
+	}
+	return Ingress
+}
+
 func (d Direction) tcx() ebpf.AttachType {
 	if d == Ingress {
 		return ebpf.AttachTCXIngress
@@ -115,12 +122,12 @@ func (a *Attacher) Attach(ifindex int, ifname string, ingress, egress *ebpf.Prog
 	return nil
 }
 
-// Adopt updates the programs of a device that has both pinned links of an earlier
-// call or agent, and says whether it has. If not, or on an error, Attach is to
-// follow.
+// Adopt updates the programs of a device that has links of an earlier call or agent for
+// both directions, pinned or not, and says whether it has. If not, or on an error,
+// Attach is to follow.
 func (a *Attacher) Adopt(ifindex int, ifname string, ingress, egress *ebpf.Program) (bool, error) {
 	for d, program := range map[Direction]*ebpf.Program{Ingress: ingress, Egress: egress} {
-		if adopted, err := adoptLink(a.pin(ifname, d), ifindex, d, program); err != nil || !adopted {
+		if adopted, err := a.adopt(ifindex, ifname, d, program); err != nil || !adopted {
 			return false, err
 		}
 	}
@@ -222,9 +229,16 @@ func (a *Attacher) AttachIngress(ifindex int, ifname string, program *ebpf.Progr
 	return nil
 }
 
-// Forget removes the pins of a device that is gone.
+// Forget removes the pins of a device that is gone. Links that still hold programs on
+// one stay, because it would be open without: it has another name by now.
 func (a *Attacher) Forget(ifname string) error {
-	return errors.Join(removeLink(a.pin(ifname, Ingress)), removeLink(a.pin(ifname, Egress)))
+	var errs []error
+	for _, d := range directions {
+		if !lives(a.pin(ifname, d)) {
+			errs = append(errs, removeLink(a.pin(ifname, d)))
+		}
+	}
+	return errors.Join(errs...)
 }
 
 func (a *Attacher) attachOne(ifindex int, ifname string, d Direction, prog *ebpf.Program) (fresh bool, err error) {
@@ -238,19 +252,15 @@ func (a *Attacher) detachOne(form Form, ifindex int, ifname string, d Direction)
 	if form == Clsact {
 		return removeFilter(ifindex, ifname, d)
 	}
-	return removeLink(a.pin(ifname, d))
+	return errors.Join(removeLink(a.pin(ifname, d)), removeUnpinned(ifindex, ifname, d))
 }
 
-// attachLink updates the pinned link when it belongs to this device, and makes
-// a new one otherwise.
+// attachLink updates the link of ours that this device has, and makes a new one
+// otherwise.
 func (a *Attacher) attachLink(ifindex int, ifname string, d Direction, prog *ebpf.Program) (fresh bool, err error) {
-	pin := a.pin(ifname, d)
-	adopted, err := adoptLink(pin, ifindex, d, prog)
+	adopted, err := a.adopt(ifindex, ifname, d, prog)
 	if err != nil || adopted {
 		return false, err
-	}
-	if err := os.MkdirAll(a.links, 0o700); err != nil {
-		return false, fmt.Errorf("make the folder of the pinned links: %w (is it on a bpffs?)", err)
 	}
 	l, err := link.AttachTCX(link.TCXOptions{Interface: ifindex, Program: prog, Attach: d.tcx()})
 	if err != nil {
@@ -258,42 +268,7 @@ func (a *Attacher) attachLink(ifindex int, ifname string, d Direction, prog *ebp
 	}
 	// Closing lets go of the descriptor; the pin keeps the link.
 	defer func() { _ = l.Close() }()
-	// A stale link belongs to a device that is gone, or that has another name
-	// today; only here is there something to put in its place.
-	if err := removeLink(pin); err != nil {
-		return false, fmt.Errorf("remove the stale pin %s: %w", pin, err)
-	}
-	if err := l.Pin(pin); err != nil {
-		return false, fmt.Errorf("pin the link at %s: %w", pin, err)
-	}
-	return true, nil
-}
-
-// adoptLink puts the program into the pinned link if that is on the device.
-// The kernel reports index 0 for a link whose device is gone.
-func adoptLink(pin string, ifindex int, d Direction, prog *ebpf.Program) (bool, error) {
-	l, err := link.LoadPinnedLink(pin, nil)
-	if err != nil {
-		// Not there, or something that is not a link: attachLink replaces it.
-		return false, nil
-	}
-	defer func() { _ = l.Close() }()
-	info, err := l.Info()
-	if err != nil {
-		return false, fmt.Errorf("read what the pinned link %s is attached to: %w", pin, err)
-	}
-	tcx := info.TCX()
-	if tcx == nil || int(tcx.Ifindex) != ifindex || ebpf.AttachType(tcx.AttachType) != d.tcx() {
-		return false, nil
-	}
-	err = l.Update(prog)
-	if errors.Is(err, unix.ENOLINK) {
-		return false, nil // the device went away just now
-	}
-	if err != nil {
-		return false, fmt.Errorf("update the program of the pinned link %s: %w", pin, err)
-	}
-	return true, nil
+	return true, a.keep(l, a.pin(ifname, d))
 }
 
 // removeLink detaches a pinned link at once, whoever else holds it open.
@@ -323,15 +298,12 @@ type Attached struct {
 func Programs(ifindex int) ([]Attached, error) {
 	var found []Attached
 	for _, d := range directions {
-		result, err := link.QueryPrograms(link.QueryOptions{Target: ifindex, Attach: d.tcx()})
-		// Kernels before tcx do not know the attach type.
-		if err != nil && !errors.Is(err, ebpf.ErrNotSupported) && !errors.Is(err, unix.EINVAL) {
-			return nil, fmt.Errorf("list the %s programs of device %d: %w", d, ifindex, err)
+		programs, err := queryTCX(ifindex, d)
+		if err != nil {
+			return nil, err
 		}
-		if result != nil {
-			for _, p := range result.Programs {
-				found = append(found, Attached{Direction: d, Form: TCX, Program: p.ID})
-			}
+		for _, p := range programs {
+			found = append(found, Attached{Direction: d, Form: TCX, Program: p.ID})
 		}
 		filters, err := listFilters(ifindex, d)
 		if err != nil {

@@ -41,7 +41,10 @@ func replaceFilter(ifindex int, d Direction, prog *ebpf.Program) (fresh bool, er
 		if err != nil {
 			return false, err
 		}
-		if f := ours(bpfFilters(present)); f != nil {
+		if ours(bpfFilters(present), d.other()) != nil {
+			return false, errors.New("the device has an ingress qdisc, which sees one direction only: remove it (tc qdisc del dev DEVICE ingress)")
+		}
+		if f := ours(bpfFilters(present), d); f != nil {
 			return false, putFilter(netlink.FilterReplace, f, prog)
 		}
 		f, err := newFilter(ifindex, d, present)
@@ -114,10 +117,10 @@ func bpfFilters(all []netlink.Filter) (found []*netlink.BpfFilter) {
 	return found
 }
 
-// ours returns our filter among those of one direction, or nil.
-func ours(filters []*netlink.BpfFilter) *netlink.BpfFilter {
+// ours returns our filter for a direction among those listed, or nil.
+func ours(filters []*netlink.BpfFilter, d Direction) *netlink.BpfFilter {
 	for _, f := range filters {
-		if f.Name == filterPrefix+string(Ingress) || f.Name == filterPrefix+string(Egress) {
+		if f.Name == filterPrefix+string(d) {
 			return f
 		}
 	}
@@ -134,7 +137,7 @@ func removeFilter(ifindex int, ifname string, d Direction) error {
 	if err != nil {
 		return err
 	}
-	present := ours(filters)
+	present := ours(filters, d)
 	if present == nil {
 		return nil
 	}

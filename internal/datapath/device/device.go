@@ -24,8 +24,12 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// ErrExists says that a device of the wanted name is already there.
-var ErrExists = errors.New("device exists")
+// ErrExists says that a device of the wanted name is already there. ErrForeign says that
+// a device is not one that this package has made, by its alias.
+var (
+	ErrExists  = errors.New("device exists")
+	ErrForeign = errors.New("not one of ours")
+)
 
 // aliasPrefix begins the alias of the host end of every workload's pair; the
 // endpoint's number follows.
@@ -35,8 +39,10 @@ const aliasPrefix = "cilium endpoint "
 // "proto 193". The number is free in the kernel's and iproute2's tables.
 const routeProtocol = netlink.RouteProtocol(193)
 
+const hostPrefix = "lxc"
+
 // HostName is the name of the host end of an endpoint's pair.
-func HostName(endpoint uint16) string { return fmt.Sprintf("lxc%05x", endpoint) }
+func HostName(endpoint uint16) string { return fmt.Sprintf(hostPrefix+"%05x", endpoint) }
 
 // PeerName is the name that the container end has in the host's namespace,
 // before it is moved into the container.
@@ -198,7 +204,7 @@ func Find(hostName string) (Device, error) {
 	}
 	d, ours := fromLink(l)
 	if !ours {
-		return Device{}, fmt.Errorf("device %s is not one of ours: its alias is %q", hostName, l.Attrs().Alias)
+		return Device{}, fmt.Errorf("device %s is %w: its alias is %q", hostName, ErrForeign, l.Attrs().Alias)
 	}
 	return d, nil
 }
@@ -232,7 +238,7 @@ func deleteByName(h *netlink.Handle, name string) error {
 	// A pair whose maker died before it set the alias has none.
 	alias := l.Attrs().Alias
 	if l.Type() != "veth" || (alias != "" && !strings.HasPrefix(alias, aliasPrefix)) {
-		return fmt.Errorf("delete device %s: it is not one of ours: a %s with the alias %q; rename or remove it yourself", name, l.Type(), alias)
+		return fmt.Errorf("delete device %s: it is %w: a %s with the alias %q; rename or remove it yourself", name, ErrForeign, l.Type(), alias)
 	}
 	if err := h.LinkDel(l); err != nil && !errors.Is(err, unix.ENODEV) {
 		return fmt.Errorf("delete device %s: %w", name, err)

@@ -19,7 +19,8 @@ import (
 // fixed number of dumps, whatever the number of workloads, and a few small files a device.
 type HostRoutes struct{}
 
-// Update brings up the device, and adds or changes what it needs.
+// Update adds or changes what the device needs. One that is down stays so: it may be for
+// want of the programs that enforce policy.
 func (HostRoutes) Update(name string, r HostRoute) error {
 	if err := setAll(name, hostEndOptions(r.IPv6.IsValid())); err != nil {
 		return err
@@ -29,9 +30,7 @@ func (HostRoutes) Update(name string, r HostRoute) error {
 		return fmt.Errorf("find device %s: %w", name, err)
 	}
 	if link.Attrs().Flags&net.FlagUp == 0 {
-		if err := netlink.LinkSetUp(link); err != nil {
-			return fmt.Errorf("set device %s up: %w", name, err)
-		}
+		return fmt.Errorf("device %s is down: its routes follow when it is up", name)
 	}
 	return AddHostRoutes(r)
 }

@@ -31,7 +31,7 @@ func TestNodeRoutesComeAndGo(t *testing.T) {
 		if _, err := device.SetupHost(t.Context(), device.HostConfig{IPv4: gateway4, IPv6: gateway6, Ranges: ranges, MTU: 1500}); err != nil {
 			return err
 		}
-		var routes device.NodeRoutes
+		routes := device.NewNodeRoutes()
 		want := map[netip.Prefix]device.NodeRoute{
 			netip.MustParsePrefix("10.2.0.0/24"): {Overlay: index, Source: gateway4},
 			netip.MustParsePrefix("fd02::/112"):  {Overlay: index, Source: gateway6},
@@ -44,16 +44,24 @@ func TestNodeRoutesComeAndGo(t *testing.T) {
 				t.Errorf("again: %v", err)
 			}
 		}
-		// A node that is no neighbour is the network's business.
-		if err := routes.Update(netip.MustParsePrefix("10.9.0.0/24"), device.NodeRoute{Via: netip.MustParseAddr("192.0.2.9"), Source: gateway4}); err != nil {
+		// A node that is no neighbour is the network's business: nothing is missing, and
+		// nothing is in the kernel.
+		left := netip.MustParsePrefix("10.9.0.0/24")
+		if err := routes.Update(left, device.NodeRoute{Via: netip.MustParseAddr("192.0.2.9"), Source: gateway4}); err != nil {
 			t.Error(err)
 		}
-		is, err := routes.Dump()
+		if is, err := routes.Dump(); err != nil || !is[left].Via.IsValid() {
+			t.Errorf("a route that is left to the network is missed: %v, %v", is, err)
+		}
+		is, err := device.NewNodeRoutes().Dump()
 		if err != nil {
 			return err
 		}
 		if diff := cmp.Diff(want, is, cmp.Comparer(func(a, b netip.Addr) bool { return a == b }), cmp.Comparer(func(a, b netip.Prefix) bool { return a == b })); diff != "" {
 			t.Errorf("routes (-want +is):\n%s", diff)
+		}
+		if err := routes.Delete(left); err != nil {
+			t.Error(err)
 		}
 		for to := range want {
 			if err := routes.Delete(to); err != nil {

@@ -298,22 +298,15 @@ func adoptSizes(spec *ebpf.CollectionSpec, own *Set, others []*Set, log *slog.Lo
 
 // pinPrograms puts the programs beside their maps, in place of an earlier agent's.
 func (l *Loaded) pinPrograms() error {
-	for hook, p := range [abi.Hooks]*ebpf.Program{
-		abi.HookFromWorkload: l.FromWorkload, abi.HookToWorkload: l.ToWorkload, abi.HookFromOverlay: l.FromOverlay,
-	} {
-		pin := filepath.Join(l.Set.Dir, hookPins[hook])
-		fresh := pin + "_next"
-		err := os.RemoveAll(fresh)
-		if err == nil && p == nil {
-			err = os.RemoveAll(pin)
-		} else if err == nil {
-			err = p.Pin(fresh)
-			if err == nil {
-				err = os.Rename(fresh, pin)
-			}
+	for hook, p := range l.hooks() {
+		var err error
+		if p == nil {
+			err = l.Unpin(hookPins[hook])
+		} else {
+			err = l.Pin(hookPins[hook])
 		}
 		if err != nil {
-			return fmt.Errorf("pin a program at %s: %w", pin, err)
+			return err
 		}
 	}
 	return nil
