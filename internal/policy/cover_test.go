@@ -62,7 +62,9 @@ func (g coverDraw) element() obj {
 	case 0:
 		ports := g.some(3, obj{"port": "80", "protocol": "TCP"}, obj{"port": "80"}, obj{"port": "79", "endPort": 81, "protocol": "TCP"}, obj{"protocol": "TCP"},
 			obj{"protocol": "UDP"}, obj{"protocol": "SCTP"}, obj{"port": "web"}, obj{"port": "web", "protocol": "TCP"}, obj{"port": "1", "endPort": 65535, "protocol": "TCP"}, obj{})
-		e["toPorts"] = []any{obj{"ports": ports}}
+		if len(ports) > 0 {
+			e["toPorts"] = []any{obj{"ports": ports}}
+		}
 	case 1:
 		e["icmps"] = []any{obj{"fields": []any{g.pick(obj{"type": 8}, obj{"type": 0}, obj{"family": "IPv6", "type": 128})}}}
 	}

@@ -221,9 +221,10 @@ func suggestion(text string, fields map[string]reflect.Value) string {
 	return fmt.Sprintf("did you mean %q? (%s)", nearest, known)
 }
 
-// EditDistance is the Levenshtein distance, for suggestions. Texts of more than 40
-// bytes are far from all.
-func EditDistance(a, b string) int {
+// EditDistance is the Levenshtein distance in characters, for suggestions. Texts of
+// more than 40 characters are far from all.
+func EditDistance(text, other string) int {
+	a, b := []rune(text), []rune(other)
 	if len(a) > 40 {
 		return len(a)
 	}

@@ -121,7 +121,7 @@ func allocated() uint64 {
 // hundred megabytes. The document is in order, so there is no error.
 func TestExpressionsThatExpandAreReadSoon(t *testing.T) {
 	request := `{"path": "` + strings.Repeat("a{1000}", 3000) + `"}`
-	text := `[{"endpointSelector": {}, "ingress": [{"toPorts": [{"rules": {"http": [` +
+	text := `[{"endpointSelector": {}, "ingress": [{"toPorts": [{"ports": [{"port": "80"}], "rules": {"http": [` +
 		request + strings.Repeat(","+request, 400) + `]}}]}]}]`
 	begin := time.Now()
 	if _, err := policy.Parse("a.json", []byte(text)); err != nil {

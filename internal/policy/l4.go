@@ -23,13 +23,18 @@ type portRange struct {
 
 const lastPort = 65535
 
-// namedPort returns the port that the labels of a workload give the name.
+// namedPort returns the port that the labels of a workload give the name. A number
+// without a protocol is of TCP.
 func namedPort(labels label.Set, name string) (l4.Port, bool) {
 	for _, l := range labels {
 		if l.Key != label.PortPrefix+name || l.Source == label.SourceReserved {
 			continue
 		}
-		port, err := l4.ParsePort(l.Value)
+		text := l.Value
+		if !strings.Contains(text, "/") {
+			text += "/tcp"
+		}
+		port, err := l4.ParsePort(text)
 		return port, err == nil && port.Protocol.HasPorts() && port.Number != 0
 	}
 	return l4.Port{}, false
@@ -136,7 +141,7 @@ func (d *decoder) port(p PortSpec, path string) []portRange {
 		}
 		return []portRange{{protocol: protocol, name: p.Port}}
 	case err != nil:
-		d.failAt(path+".port", "%q is no port; use 0 to 65535 or a name", p.Port)
+		d.failAt(path+".port", "%q is no port; use 0 to 65535, or a name of at most 15 lower-case letters, digits and '-'", p.Port)
 		return nil
 	case p.EndPort != 0 && (p.EndPort < first || p.EndPort > lastPort || first == 0):
 		d.failAt(path+".endPort", "%d does not end a range that begins at %d; use %d to 65535", p.EndPort, first, max(first, 1))

@@ -208,6 +208,37 @@ func (g *generator) selector() any {
 	return s
 }
 
+// subject is a selector that a rule may be about.
+func (g *generator) subject() any {
+	for {
+		if s := g.selector(); !demandsNoEndpoint(s) {
+			return s
+		}
+	}
+}
+
+// demandsNoEndpoint says that a selector is only about what has no policy.
+func demandsNoEndpoint(selector any) bool {
+	text, _ := json.Marshal(selector) // its keys are in order
+	for _, name := range []string{"host", "world", "world-ipv4", "remote-node"} {
+		for _, form := range []string{`"reserved:%s":`, `"key":"reserved:%s","operator":"In"`, `"key":"reserved:%s","operator":"Exists"`} {
+			if strings.Contains(string(text), fmt.Sprintf(form, name)) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+func hasElements(rule object, direction string) bool {
+	for _, section := range []string{direction, direction + "Deny"} {
+		if list, ok := rule[section].([]any); ok && len(list) > 0 {
+			return true
+		}
+	}
+	return false
+}
+
 func (g *generator) service() any {
 	s := object{"name": pick(g, "s0", "s1"), "labels": object{"team": g.value()}}
 	if g.one(2) {
@@ -241,7 +272,7 @@ func (g *generator) toService() any {
 func (g *generator) rule() any {
 	r := object{"endpointSelector": object{}}
 	if g.one(2) {
-		r["endpointSelector"] = g.selector()
+		r["endpointSelector"] = g.subject()
 	}
 	passes := g.one(7)
 	if passes {
@@ -258,7 +289,7 @@ func (g *generator) rule() any {
 		on := object{}
 		for _, direction := range []string{"ingress", "egress"} {
 			if g.one(2) {
-				on[direction] = g.one(3)
+				on[direction] = g.one(3) && hasElements(r, direction)
 			}
 		}
 		r["enableDefaultDeny"] = on

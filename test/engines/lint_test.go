@@ -84,7 +84,7 @@ func (s *scenario) relate() *generator {
 		case 0:
 			like["endpointSelector"] = object{}
 		case 1:
-			like["endpointSelector"] = g.selector()
+			like["endpointSelector"] = g.subject()
 		case 2:
 			if like["verdict"] == nil && like[section] != nil {
 				like[section+"Deny"] = like[section]

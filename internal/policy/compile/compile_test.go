@@ -128,6 +128,7 @@ func rule(t *rapid.T) string {
 			rapid.Bool().Draw(t, "closes"), l3l4(t, "from"), l3l4(t, "to"))
 	}
 	// In a fixed order, or a failure could not be drawn again.
+	closable := false // true closes what has elements
 	for _, section := range []string{"ingress", "ingressDeny", "egress", "egressDeny"} {
 		if n := rapid.IntRange(0, 2).Draw(t, section); n > 0 {
 			var elements []string
@@ -135,10 +136,11 @@ func rule(t *rapid.T) string {
 				elements = append(elements, element(t, map[bool]string{true: "to", false: "from"}[section[0] == 'e']))
 			}
 			fields = append(fields, fmt.Sprintf(`%q: [%s]`, section, strings.Join(elements, ", ")))
+			closable = closable || section[0] == 'e'
 		}
 	}
 	if rapid.Bool().Draw(t, "adds only") {
-		closed := rapid.Bool().Draw(t, "closes egress")
+		closed := rapid.Bool().Draw(t, "closes egress") && closable
 		fields = append(fields, fmt.Sprintf(`"enableDefaultDeny": {"ingress": false, "egress": %t}`, closed))
 	}
 	if tier := pick(t, "tier", "", "", "admin", "normal", "baseline"); tier != "" {

@@ -87,11 +87,12 @@ func (l *linter) portName(path string, d policy.Direction, p policy.PortSpec, se
 	if d == policy.Ingress {
 		holders, who = selected, "no workload that the rule selects"
 	}
+	unreadable := l.unreadable(path, p.Port, holders)
 	has := func(id identity.Identity) bool {
 		port, ok := policy.NamedPort(id.Labels, p.Port)
 		return ok && (protocol == l4.Any || protocol == port.Protocol)
 	}
-	if len(holders) == 0 || slices.ContainsFunc(holders, has) {
+	if unreadable || len(holders) == 0 || slices.ContainsFunc(holders, has) {
 		return
 	}
 	kind, near := "", hint(p.Port, l.vocabulary.portNames())
@@ -99,6 +100,21 @@ func (l *linter) portName(path string, d policy.Direction, p policy.PortSpec, se
 		kind = protocol.String() + " "
 	}
 	l.report(UnknownPort, path, "%s has a %sport named %s%s", who, kind, p.Port, cmp.Or(near, ": name the port at the workload, or write its number"))
+}
+
+// unreadable reports the labels that are to name a port and name none.
+func (l *linter) unreadable(path, name string, holders []identity.Identity) bool {
+	reported := map[label.Label]bool{}
+	for _, id := range holders {
+		_, readable := policy.NamedPort(id.Labels, name)
+		for _, have := range id.Labels {
+			if have.Key == label.PortPrefix+name && !readable && !reported[have] {
+				reported[have] = true
+				l.report(UnknownPort, path, "the label %s names no port: write its value as NUMBER/PROTOCOL, as in 80/tcp", have)
+			}
+		}
+	}
+	return len(reported) > 0
 }
 
 // eachPort calls visit for every port of a rule.

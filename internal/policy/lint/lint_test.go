@@ -51,7 +51,8 @@ func world(t testing.TB) lint.World {
 	return lint.World{
 		Known: true,
 		Identities: identities(t, "container:id=app1 container:io.cilium.port.web=80/tcp", "container:id=app2 container:team=blue",
-			"container:id=backend k8s:env=prod"),
+			"container:id=backend k8s:env=prod", "container:com.example:role=x container:io.cilium.port.adm=80 container:io.cilium.port.odd=80/http",
+			"container:role=y container:größe=groß"),
 		Services: []policy.Service{{Name: "database"}, {Name: "queue", Namespace: "prod"}},
 		Pods:     []netip.Prefix{netip.MustParsePrefix("10.15.0.0/16"), netip.MustParsePrefix("f00d::a0f:0:0:0/96")},
 		Nodes:    []netip.Prefix{netip.MustParsePrefix("192.0.2.7/32")},
@@ -106,6 +107,9 @@ func TestFindingsReadAsTranscripts(t *testing.T) {
 			{"k8sService": {"serviceName": "queue"}}, {"k8sServiceSelector": {"selector": {"matchLabels": {"a": "b"}}}}]}]}`},
 		{"names of ports", `[{` + app1 + `, "ingress": [{"toPorts": [{"ports": [{"port": "web"}, {"port": "wob"}, {"port": "web", "protocol": "UDP"}, {"port": "80"}]}]}], "egress": [{"toPorts": [{"ports": [{"port": "web"}, {"port": "metrics"}]}]}]},
 			{"endpointSelector": {"matchLabels": {"id": "app2"}}, "ingressDeny": [{"toPorts": [{"ports": [{"port": "web"}]}]}]}]`},
+		{"a key with a colon", `{` + app1 + `, "ingress": [{"fromEndpoints": [{"matchLabels": {"com.example:role": "x"}}]}]}`},
+		{"letters beyond ASCII", `{` + app1 + `, "ingress": [{"fromEndpoints": [{"matchLabels": {"größe": "gröb"}}, {"matchLabels": {"gro\u0308ße": "groß"}}, {"matchLabels": {"gruße": "groß"}}]}]}`},
+		{"port labels without a protocol, and with one that is none", `{"endpointSelector": {}, "ingress": [{"toPorts": [{"ports": [{"port": "adm"}, {"port": "odd"}]}]}]}`},
 	} {
 		fmt.Fprintf(&got, "## %s\n%s\n", c.title, c.rules)
 		for _, f := range lint.Lint(rulesOf(t, c.rules), world(t)) {

@@ -6,6 +6,9 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"unicode/utf8"
+
+	"golang.org/x/text/unicode/norm"
 
 	"cilium.local/cilium/internal/identity"
 	"cilium.local/cilium/internal/label"
@@ -70,13 +73,17 @@ func (v *vocabulary) matching(p *policy.Peer) []identity.Identity {
 func (v *vocabulary) similar(r label.Requirement) string {
 	named := func(source string) bool { return label.Label{Source: source, Key: r.Key}.KeyMatches(r.Source, r.Key) }
 	sources := slices.Sorted(maps.Keys(v.sources[r.Key]))
+	whole := r.Source + ":" + r.Key
 	switch {
+	case v.sources[whole] != nil && !slices.ContainsFunc(sources, named):
+		// The key itself has a colon, before which its source was looked for.
+		return "the key " + v.fullKey(whole)
 	case len(sources) == 0:
 		key := nearest(r.Key, slices.Sorted(maps.Keys(v.values)))
 		if key == "" {
 			return ""
 		}
-		return "the key " + v.fullKey(key)
+		return "the key " + v.fullKey(key) + composition(r.Key, key)
 	case !slices.ContainsFunc(sources, named):
 		return "the key " + v.fullKey(r.Key)
 	case r.Operator != label.In:
@@ -90,7 +97,7 @@ func (v *vocabulary) similar(r label.Requirement) string {
 	}
 	for _, value := range r.Values {
 		if near := nearest(value, known); near != "" {
-			return "the value " + near
+			return "the value " + near + composition(value, near)
 		}
 	}
 	return ""
@@ -115,10 +122,10 @@ func (v *vocabulary) portNames() []string {
 // nearest returns the known text that one or two slips of the pen make of this
 // one; short texts are similar too easily, so that they get one or none.
 func nearest(text string, known []string) string {
-	best, least := "", min(2, len(text)/2)+1
+	best, least := "", min(2, utf8.RuneCountInString(text)/2)+1
 	for _, k := range known {
 		distance := policy.EditDistance(text, k)
-		if strings.EqualFold(text, k) {
+		if strings.EqualFold(norm.NFC.String(text), norm.NFC.String(k)) {
 			distance = min(distance, 1)
 		}
 		if distance > 0 && distance < least {
@@ -126,6 +133,14 @@ func nearest(text string, known []string) string {
 		}
 	}
 	return best
+}
+
+// composition says of two texts that look the same how they differ.
+func composition(text, other string) string {
+	if norm.NFC.String(text) != norm.NFC.String(other) {
+		return ""
+	}
+	return ", whose letters are composed otherwise"
 }
 
 // hint returns ", did you mean …" if there is something near.
