@@ -47,17 +47,17 @@ func TestADeniedFloodThatNobodyReadIsTold(t *testing.T) {
 	}
 	var found api.PolicySimulation
 	eventually(t, "each of 6000 denials is recorded or said to be missing", func() bool {
-		must(t, json.Unmarshal([]byte(a.cli("policy", "simulate", "--replace", "-o", "json", file)), &found))
+		must(t, json.Unmarshal([]byte(a.cli("policy", "simulate", "-o", "json", file)), &found))
 		return found.Flows+found.NotRecorded >= 6000
 	})
 	if found.NotRecorded == 0 || found.NotRecorded > 6000 {
 		t.Errorf("of 6000 denials %d are said to be missing", found.NotRecorded)
 	}
-	if text := a.cli("policy", "simulate", "--replace", file); !strings.Contains(text, "The record has holes") {
+	if text := a.cli("policy", "simulate", file); !strings.Contains(text, "The record has holes") {
 		t.Errorf("the simulation does not tell of its holes:\n%s", text)
 	}
 	must(t, os.WriteFile(file, []byte(onApp1(`"ingress": [{`+fromApp2+`}]`)), 0o600))
-	if text := a.cli("policy", "simulate", "--replace", file); !strings.Contains(text, "container:id=app3") {
+	if text := a.cli("policy", "simulate", file); !strings.Contains(text, "container:id=app3") {
 		t.Errorf("what was opened during the flood is not recorded:\n%s", text)
 	}
 }
