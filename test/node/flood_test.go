@@ -29,7 +29,7 @@ func TestADeniedFloodThatNobodyReadIsTold(t *testing.T) {
 	must(t, err)
 	defer server.Close()
 	file := filepath.Join(t.TempDir(), "rules.json")
-	must(t, os.WriteFile(file, []byte(onApp1(`"ingress": [{"fromEndpoints": [{"matchLabels": {"id": "app3"}}]}]`)), 0o600))
+	must(t, os.WriteFile(file, []byte(onApp1(`"labels": ["name=flood"], "ingress": [{"fromEndpoints": [{"matchLabels": {"id": "app3"}}]}]`)), 0o600))
 	a.cli("policy", "import", "--wait", file)
 	if status := a.cli("status"); strings.Contains(status, "too fast") {
 		t.Fatalf("the status before:\n%s", status)
@@ -47,17 +47,17 @@ func TestADeniedFloodThatNobodyReadIsTold(t *testing.T) {
 	}
 	var found api.PolicySimulation
 	eventually(t, "each of 6000 denials is recorded or said to be missing", func() bool {
-		must(t, json.Unmarshal([]byte(a.cli("policy", "simulate", "-o", "json", file)), &found))
+		must(t, json.Unmarshal([]byte(a.cli("policy", "simulate", "--replace", "-o", "json", file)), &found))
 		return found.Flows+found.NotRecorded >= 6000
 	})
 	if found.NotRecorded == 0 || found.NotRecorded > 6000 {
 		t.Errorf("of 6000 denials %d are said to be missing", found.NotRecorded)
 	}
-	if text := a.cli("policy", "simulate", file); !strings.Contains(text, "The record has holes") {
+	if text := a.cli("policy", "simulate", "--replace", file); !strings.Contains(text, "The record has holes") {
 		t.Errorf("the simulation does not tell of its holes:\n%s", text)
 	}
-	must(t, os.WriteFile(file, []byte(onApp1(`"ingress": [{`+fromApp2+`}]`)), 0o600))
-	if text := a.cli("policy", "simulate", file); !strings.Contains(text, "container:id=app3") {
+	must(t, os.WriteFile(file, []byte(onApp1(`"labels": ["name=flood"], "ingress": [{`+fromApp2+`}]`)), 0o600))
+	if text := a.cli("policy", "simulate", "--replace", file); !strings.Contains(text, "container:id=app3") {
 		t.Errorf("what was opened during the flood is not recorded:\n%s", text)
 	}
 }
