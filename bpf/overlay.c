@@ -160,8 +160,13 @@ static __noinline verdict_t leave_stack(struct __sk_buff *skb, const struct pack
 	return enter_tunnel(skb, row->node, sender);
 }
 
-static __always_inline verdict_t parse_addresses(struct __sk_buff *skb, struct packet *p)
+/* A global function, as parse is: the verifier of kernel 6.1 would follow to_overlay
+ * once for every way through it.
+ */
+__noinline verdict_t parse_addresses(struct __sk_buff *skb, struct packet *p)
 {
+	if (!p)
+		return DROP(INVALID_PACKET);
 	if (skb->protocol == bpf_htons(ETH_P_IP))
 		return parse_ipv4(skb, p);
 	if (skb->protocol == bpf_htons(ETH_P_IPV6))
